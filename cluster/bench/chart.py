@@ -1,0 +1,68 @@
+"""The report as a picture: speed by preset, acceptance by position, the gap on a hit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.bench.report import Report
+
+COLOURS = {"ar": "#9aa0a6", "sd": "#7baaf7", "tree": "#4285f4", "ssd": "#f6ae4e", "ssd-tree": "#d9480f"}
+OTHER = "#555555"
+
+
+def write_chart(report: Report, path: Path) -> None:
+    """A PNG beside the JSON. Needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    speed, acceptance, gap = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
+    _draw_speed(speed, report)
+    _draw_acceptance(acceptance, report)
+    _draw_gap(gap, report)
+    workload = report.workload
+    sizes = f"{len(workload.prompts)} prompts x {workload.max_tokens} tokens, concurrency {workload.concurrency}"
+    figure.suptitle(f"{report.model}: {sizes}
+{report.machine}", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_speed(axes, report: Report) -> None:  # type: ignore[no-untyped-def]
+    temperatures, presets = report.workload.temperatures, report.workload.presets
+    width = 0.8 / len(presets)
+    for i, preset in enumerate(presets):
+        own = [row for row in report.rows if row.preset == preset]
+        places = [temperatures.index(row.temperature) + (i - (len(presets) - 1) / 2) * width for row in own]
+        bars = axes.bar(places, [row.tokens_per_s for row in own], width * 0.92, color=COLOURS.get(preset, OTHER), label=preset)
+        labels = ["" if row.ratio_to_ar is None else f"{row.ratio_to_ar:.2f}x" for row in own]
+        axes.bar_label(bars, labels=labels, fontsize=7, padding=1)
+    axes.set_xticks(range(len(temperatures)), [f"temperature {temperature:g}" for temperature in temperatures])
+    axes.set_ylabel("tokens/s (label: ratio to ar)")
+    axes.margins(y=0.12)
+    axes.legend(fontsize=7, ncols=len(presets), loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+
+
+def _draw_acceptance(axes, report: Report) -> None:  # type: ignore[no-untyped-def]
+    styles = ("-", "--", ":", "-.")
+    for row in report.rows:
+        if row.accepted_per_position:
+            places = range(1, len(row.accepted_per_position) + 1)
+            style = styles[report.workload.temperatures.index(row.temperature) % len(styles)]
+            axes.plot(places, row.accepted_per_position, style, color=COLOURS.get(row.preset, OTHER), linewidth=1.4)
+    axes.set_xlabel("position in the speculation")
+    axes.set_ylabel("share of rounds that accept it")
+    axes.set_ylim(0, 1)
+    shown = [f"{style} T={temperature:g}" for style, temperature in zip(styles, report.workload.temperatures, strict=False)]
+    axes.set_title("   ".join(shown), fontsize=8)
+
+
+def _draw_gap(axes, report: Report) -> None:  # type: ignore[no-untyped-def]
+    gaps = report.gap_on_hit
+    labels = [f"{1000 * bound:g}" if bound != float("inf") else "more" for bound in gaps.bounds_s]
+    axes.bar(range(len(labels)), gaps.counts, color=COLOURS["ssd-tree"])
+    axes.set_xticks(range(len(labels)), labels, rotation=60, fontsize=7)
+    axes.set_xlabel("at most ms from a verification's end to the next launch, on a hit")
+    axes.xaxis.label.set_fontsize(8)
+    axes.set_ylabel("rounds")

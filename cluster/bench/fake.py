@@ -1,0 +1,55 @@
+"""A service in memory: answers at once, exactly, and lets the clock tell how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cluster.bench.summary import DRAFT_NODES, GAP_ON_HIT, TARGET_NODES
+from cluster.client import Account, Completion, CompletionRequest
+from cluster.counters import Counters
+
+
+@dataclass
+class FakeClient:
+    """Emits `tokens_per_round[preset]` tokens in every round of `round_s` seconds. Its `clock` is the one to measure with."""
+
+    tokens_per_round: Mapping[str, int]
+    round_s: float = 0.01
+    wrong: tuple[str, int] | None = None
+    """A preset and a seed that are answered otherwise: what the exactness check must find."""
+    now: float = 0.0
+    requests: list[CompletionRequest] = field(default_factory=list)
+    num_rounds: int = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def complete(self, request: CompletionRequest) -> Completion:
+        assert request.preset is not None
+        self.requests.append(request)
+        per_round = self.tokens_per_round[request.preset]
+        num_rounds = -(-request.max_tokens // per_round)
+        num_drafts = num_rounds if per_round > 1 else 0
+        wall_s = num_rounds * self.round_s
+        self.now += wall_s
+        self.num_rounds += num_rounds
+        text = f"{request.prompt}|{request.temperature}|{request.seed}|{request.max_tokens}"
+        if self.wrong == (request.preset, request.seed):
+            text += "!"
+        account = Account(
+            num_rounds=num_rounds,
+            num_drafts=num_drafts,
+            num_draft_tokens=num_drafts * per_round,
+            num_accepted_tokens=num_drafts * (per_round - 1),
+            num_hits=num_drafts // 2,
+            num_lookups=num_drafts,
+            accepted_per_position=(num_drafts,) * (per_round - 1),
+            draft_wait_s=0.001 * num_drafts,
+        )
+        return Completion(text, request.max_tokens, wall_s, account)
+
+    def counters(self) -> Counters:
+        rounds = float(self.num_rounds)
+        gaps = {GAP_ON_HIT: {0.0005: rounds / 2, 0.001: rounds, float("inf"): rounds}}
+        return Counters({TARGET_NODES: 2 * rounds, DRAFT_NODES: 10 * rounds}, gaps)

@@ -1,0 +1,87 @@
+"""Runs a workload: block by block, the client's clock around each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cluster.counters import Counters
+from cluster.bench.workload import Block, Case, Workload, blocks
+from cluster.client import Completion, CompletionRequest
+
+WARM_UP_TOKENS = 32
+
+Clock = Callable[[], float]
+Progress = Callable[[str], None]
+
+
+class Client(Protocol):
+    """What is measured: cluster.client.RestClient, or cluster.bench.fake.FakeClient."""
+
+    def complete(self, request: CompletionRequest) -> Completion: ...
+
+    def counters(self) -> Counters: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    block: Block
+    completions: tuple[Completion, ...]
+    """In the order of the block's cases."""
+    wall_s: float
+    counters: Counters
+    """What the service counted meanwhile."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(completion.num_tokens for completion in self.completions)
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.num_tokens / self.wall_s
+
+
+def measure(
+    workload: Workload, client: Client, progress: Progress = lambda line: None, clock: Clock = time.perf_counter
+) -> list[BlockResult]:
+    """Every block of the workload, after a short warm-up of every preset. An error of the service ends the measurement."""
+    with ThreadPoolExecutor(workload.concurrency) as pool:
+        progress(f"warming up {', '.join(workload.presets)}")
+        for block in _warm_up(workload):
+            _run(block, replace(workload, max_tokens=min(WARM_UP_TOKENS, workload.max_tokens)), client, pool, clock)
+        results: list[BlockResult] = []
+        num_done = 0
+        for block in blocks(workload):
+            result = _run(block, workload, client, pool, clock)
+            results.append(result)
+            num_done += len(block.cases)
+            progress(f"{num_done}/{workload.num_requests}  T={block.temperature:g}  {block.preset:<8} {result.tokens_per_s:7.1f} tokens/s")
+    return results
+
+
+def _warm_up(workload: Workload) -> list[Block]:
+    cases = tuple(Case(i, prompt, workload.temperatures[0]) for i, prompt in enumerate(workload.prompts[: workload.concurrency]))
+    return [Block(preset, workload.temperatures[0], 0, 0, cases) for preset in workload.presets]
+
+
+def _run(block: Block, workload: Workload, client: Client, pool: ThreadPoolExecutor, clock: Clock) -> BlockResult:
+    requests: Sequence[CompletionRequest] = [
+        CompletionRequest(
+            prompt=case.prompt,
+            preset=block.preset,
+            lookahead=workload.lookahead,
+            max_tokens=workload.max_tokens,
+            temperature=case.temperature,
+            seed=case.seed,
+            ignore_eos=True,
+        )
+        for case in block.cases
+    ]
+    before = client.counters()
+    began = clock()
+    completions = tuple(pool.map(client.complete, requests))
+    wall_s = clock() - began
+    return BlockResult(block, completions, wall_s, client.counters().since(before))

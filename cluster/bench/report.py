@@ -1,0 +1,118 @@
+"""The result of a measurement: what stands in the JSON file, with all that is needed to judge and to repeat it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.counters import Buckets
+from cluster.bench.machine import Machine
+from cluster.bench.measure import BlockResult
+from cluster.bench.summary import Difference, Flops, Row, differences, summarise
+from cluster.bench.table import histogram, table
+from cluster.bench.workload import Workload
+
+GAP_TARGET_S = 0.001
+"""What our own work between two verifications may take on a hit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    model: str
+    machine: Machine
+    """The client's; a service on `--url` may run elsewhere."""
+    command: str
+    workload: Workload
+    flops: Flops
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
+    results: tuple[BlockResult, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.differences
+
+    @property
+    def gap_on_hit(self) -> Buckets:
+        return sum((row.gap_on_hit for row in self.rows), Buckets())
+
+    def text(self) -> str:
+        """For a person: hardware and command first, then the table, the gap, the verdict on exactness."""
+        workload = self.workload
+        head = (
+            f"{self.model} on {self.machine}\n{self.command}\n"
+            f"{len(workload.prompts)} held-out prompts, {workload.max_tokens} tokens each, concurrency {workload.concurrency}, "
+            f"repeats {workload.repeats}, presets alternating"
+        )
+        parts = [head, table(self.rows), self._gap_text(), self._exactness_text()]
+        return "\n\n".join(part for part in parts if part)
+
+    def to_json(self) -> str:
+        """Strict JSON: the open end of the histogram is null."""
+        content: dict[str, Any] = {
+            "model": self.model,
+            "machine": asdict(self.machine),
+            "command": self.command,
+            "workload": asdict(self.workload),
+            "flops_per_node": asdict(self.flops),
+            "identical_tokens": self.is_exact,
+            "differences": [asdict(difference) for difference in self.differences],
+            "rows": [asdict(row) for row in self.rows],
+            "requests": [request for result in self.results for request in _requests(result)],
+        }
+        return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def _gap_text(self) -> str:
+        gaps = self.gap_on_hit
+        share = gaps.share_within(GAP_TARGET_S)
+        if self.workload.concurrency != 1 or share is None:
+            return ""
+        title = f"end of a verification to the next launch, on a hit: {share:.1%} within {1000 * GAP_TARGET_S:g} ms"
+        return f"{title}\n{histogram(gaps)}"
+
+    def _exactness_text(self) -> str:
+        if self.is_exact:
+            return "all presets returned identical tokens: yes"
+        lines = [
+            f"  prompt {d.prompt_index}, T={d.temperature:g}: {d.preset} differs from {d.reference_preset} at character {d.position}"
+            for d in self.differences[:20]
+        ]
+        return "\n".join([f"all presets returned identical tokens: NO, {len(self.differences)} answers differ", *lines])
+
+
+def make_report(model: str, machine: Machine, command: str, workload: Workload, flops: Flops, results: Sequence[BlockResult]) -> Report:
+    rows = tuple(summarise(results, flops))
+    return Report(model, machine, command, workload, flops, rows, tuple(differences(results)), tuple(results))
+
+
+def _requests(result: BlockResult) -> list[dict[str, Any]]:
+    block = result.block
+    return [
+        {
+            "preset": block.preset,
+            "temperature": block.temperature,
+            "repeat": block.repeat,
+            "prompt_index": case.prompt_index,
+            "wall_s": completion.wall_s,
+            "num_tokens": completion.num_tokens,
+            "block_wall_s": result.wall_s,
+            **asdict(completion.account),
+        }
+        for case, completion in zip(block.cases, result.completions, strict=True)
+    ]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

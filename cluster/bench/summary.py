@@ -1,0 +1,136 @@
+"""From block results to the rows of the table: medians of paired ratios, rates, cost. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from cluster.counters import Buckets
+from cluster.bench.measure import BlockResult
+from cluster.client import Completion
+
+# Names in the service's /metrics.
+TARGET_NODES = "ssd:target_nodes_total"
+DRAFT_NODES = "ssd:draft_nodes_total"
+GAP_ON_HIT = "ssd:gap_on_hit_seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Floating-point operations to evaluate one node, attention left out."""
+
+    target: float
+    draft: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One preset at one temperature. None where there was nothing to divide by."""
+
+    temperature: float
+    preset: str
+    num_requests: int
+    num_tokens: int
+    tokens_per_s: float
+    """Median over blocks: over requests at concurrency 1."""
+    ratio_to_ar: float | None
+    """Median over prompts (blocks) of the ratio of speeds in the same group and repeat."""
+    ratio_to_sd: float | None
+    tokens_per_round: float | None
+    hit_rate: float | None
+    accepted_per_position: tuple[float, ...]
+    """[i] = share of rounds with a speculation that accepted at least i + 1 of its tokens."""
+    draft_wait_ms: float | None
+    """Per round: time the session stood ready but waited for its draft."""
+    target_flops_per_token: float | None
+    """All nodes the target evaluated, the prompt's included, per emitted token."""
+    draft_flops_per_token: float | None
+    gap_on_hit: Buckets
+    """From the end of a verification to the launch of the next, when the outcome was in the store; one session running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two presets, or two repeats of one, that answered the same request differently."""
+
+    prompt_index: int
+    temperature: float
+    preset: str
+    reference_preset: str
+    position: int
+    """First character that differs."""
+
+
+def summarise(results: Sequence[BlockResult], flops: Flops) -> list[Row]:
+    """Rows by temperature, presets in the order of their first block."""
+    by_row: dict[tuple[float, str], list[BlockResult]] = defaultdict(list)
+    for result in results:
+        by_row[result.block.temperature, result.block.preset].append(result)
+    return [_row(temperature, preset, own, by_row, flops) for (temperature, preset), own in by_row.items()]
+
+
+def differences(results: Iterable[BlockResult]) -> list[Difference]:
+    """Empty when every preset and every repeat gave the same text for the same prompt, temperature and seed."""
+    reference: dict[tuple[int, float], tuple[str, Completion]] = {}
+    found: list[Difference] = []
+    for result in results:
+        for case, completion in zip(result.block.cases, result.completions, strict=True):
+            preset, first = reference.setdefault((case.prompt_index, case.temperature), (result.block.preset, completion))
+            if completion.text != first.text:
+                position = _first_difference(completion.text, first.text)
+                found.append(Difference(case.prompt_index, case.temperature, result.block.preset, preset, position))
+    return found
+
+
+def paired_ratio(own: Sequence[BlockResult], baseline: Sequence[BlockResult]) -> float | None:
+    """Median over pairs of the same repeat and group of own speed / baseline speed."""
+    speeds = {(result.block.repeat, result.block.group): result.tokens_per_s for result in baseline}
+    ratios = [
+        result.tokens_per_s / speeds[result.block.repeat, result.block.group]
+        for result in own
+        if (result.block.repeat, result.block.group) in speeds
+    ]
+    return median(ratios) if ratios else None
+
+
+def _row(
+    temperature: float, preset: str, own: Sequence[BlockResult], by_row: dict[tuple[float, str], list[BlockResult]], flops: Flops
+) -> Row:
+    completions = [completion for result in own for completion in result.completions]
+    accounts = [completion.account for completion in completions]
+    num_tokens = sum(completion.num_tokens for completion in completions)
+    num_rounds = sum(account.num_rounds for account in accounts)
+    num_drafts = sum(account.num_drafts for account in accounts)
+    return Row(
+        temperature=temperature,
+        preset=preset,
+        num_requests=len(completions),
+        num_tokens=num_tokens,
+        tokens_per_s=median(result.tokens_per_s for result in own),
+        ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ())),
+        ratio_to_sd=paired_ratio(own, by_row.get((temperature, "sd"), ())),
+        tokens_per_round=_share(num_tokens, num_rounds),
+        hit_rate=_share(sum(account.num_hits for account in accounts), sum(account.num_lookups for account in accounts)),
+        accepted_per_position=_per_position([account.accepted_per_position for account in accounts], num_drafts),
+        draft_wait_ms=_share(1000 * sum(account.draft_wait_s for account in accounts), num_rounds),
+        target_flops_per_token=_share(flops.target * sum(result.counters.total(TARGET_NODES) for result in own), num_tokens),
+        draft_flops_per_token=_share(flops.draft * sum(result.counters.total(DRAFT_NODES) for result in own), num_tokens),
+        gap_on_hit=sum((result.counters.buckets(GAP_ON_HIT) for result in own), Buckets()),
+    )
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _per_position(columns: Sequence[Sequence[int]], num_drafts: int) -> tuple[float, ...]:
+    if not num_drafts:
+        return ()
+    longest = max(len(column) for column in columns)
+    return tuple(sum(column[i] for column in columns if i < len(column)) / num_drafts for i in range(longest))
+
+
+def _first_difference(one: str, other: str) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -1,0 +1,71 @@
+"""The rows as aligned text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from cluster.counters import Buckets
+from cluster.bench.summary import Row
+
+HEADER = (
+    "preset", "tokens/s", "vs ar", "vs sd", "tok/round", "hits", "wait ms/round",
+    "target MFLOP/tok", "draft MFLOP/tok", "accepted at position 1, 2, ...",
+)  # fmt: skip
+POSITIONS_SHOWN = 8
+BAR_WIDTH = 40
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One block for each temperature."""
+    parts = []
+    for temperature, own in groupby(rows, key=lambda row: row.temperature):
+        lines = [HEADER, *(_cells(row) for row in own)]
+        parts.append(f"temperature {temperature:g}\n" + aligned(lines))
+    return "\n\n".join(parts)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; first and last to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    last = len(widths) - 1
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in (0, last) else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def histogram(buckets: Buckets) -> str:
+    """One line for each bucket that holds something between the first and the last that does."""
+    held = [i for i, count in enumerate(buckets.counts) if count]
+    if not held:
+        return "  (nothing observed)"
+    most = max(buckets.counts)
+    lines = []
+    for i in range(held[0], held[-1] + 1):
+        below = f"<= {1000 * buckets.bounds_s[i]:g} ms" if buckets.bounds_s[i] != float("inf") else "longer"
+        count = buckets.counts[i]
+        lines.append(f"  {below:>12}  {count:7.0f}  {'#' * round(BAR_WIDTH * count / most)}".rstrip())
+    return "\n".join(lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    positions = row.accepted_per_position[:POSITIONS_SHOWN]
+    return (
+        row.preset,
+        f"{row.tokens_per_s:.1f}",
+        _number(row.ratio_to_ar, "{:.2f}x"),
+        _number(row.ratio_to_sd, "{:.2f}x"),
+        _number(row.tokens_per_round, "{:.2f}"),
+        _number(row.hit_rate, "{:.0%}"),
+        _number(row.draft_wait_ms, "{:.2f}"),
+        _number(row.target_flops_per_token, "{:.1f}", 1e-6),
+        _number(row.draft_flops_per_token, "{:.1f}", 1e-6),
+        " ".join(f".{round(100 * share):02d}" if round(100 * share) < 100 else "1.0" for share in positions) or "-",
+    )
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "-" if value is None else form.format(value * scale)

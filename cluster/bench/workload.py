@@ -1,0 +1,80 @@
+"""What is measured, in which order. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+
+from ssd_core.config import PRESETS
+from ssd_core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request but for its preset. Its seed is the prompt's index: every preset and repeat must give the same tokens."""
+
+    prompt_index: int
+    prompt: str
+    temperature: float
+
+    @property
+    def seed(self) -> int:
+        return self.prompt_index
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    prompts: tuple[str, ...]
+    presets: tuple[str, ...] = PRESETS
+    temperatures: tuple[float, ...] = (0.0,)
+    concurrency: int = 1
+    repeats: int = 1
+    max_tokens: int = 128
+    lookahead: int | None = None
+    """K of the chain presets; None: what the service was given."""
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.prompts) * len(self.presets) * len(self.temperatures) * self.repeats
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What is timed as one: cases that run under one preset, `concurrency` of them at a time."""
+
+    preset: str
+    temperature: float
+    repeat: int
+    group: int
+    """Blocks of the same temperature, repeat and group differ in nothing but their preset: they are compared as a pair."""
+    cases: tuple[Case, ...]
+
+
+def held_out_prompts(num_prompts: int) -> tuple[str, ...]:
+    """Prompts from files that the embedded pair was not trained on. Raises ConfigError when there are not that many."""
+    prompts = json.loads((files("ssd_core") / "pretrained" / "prompts.json").read_text(encoding="utf-8"))
+    if num_prompts > len(prompts):
+        raise ConfigError(f"--prompts = {num_prompts}: only {len(prompts)} held-out prompts are shipped")
+    return tuple(prompts[:num_prompts])
+
+
+def blocks(workload: Workload) -> Iterator[Block]:
+    """Presets alternate within every group, each time beginning with the next one: slow drifts of the machine hit all alike.
+
+    One at a time, a group is one prompt. Concurrently, it is all of them: a queue that keeps `concurrency` requests running.
+    """
+    indices = range(len(workload.prompts))
+    groups = [(i,) for i in indices] if workload.concurrency == 1 else [tuple(indices)]
+    for temperature in workload.temperatures:
+        for repeat in range(workload.repeats):
+            for group, members in enumerate(groups):
+                cases = tuple(Case(i, workload.prompts[i], temperature) for i in members)
+                for preset in rotated(workload.presets, group + repeat):
+                    yield Block(preset, temperature, repeat, group, cases)
+
+
+def rotated(presets: tuple[str, ...], by: int) -> tuple[str, ...]:
+    by %= len(presets)
+    return presets[by:] + presets[:by]

@@ -1,0 +1,172 @@
+"""A small client of the service's REST interface: what the command line and the benchmark speak through."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from cluster.counters import Counters, parse_metrics
+from ssd_core.errors import SSDError
+
+TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+"""A long completion on a busy CPU takes minutes; a service that is not there is known at once."""
+
+
+class ServiceError(SSDError):
+    """The service answered with an error, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    prompt: str
+    preset: str | None = None
+    """None: the service's default."""
+    lookahead: int | None = None
+    max_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """`metrics.speculative_decoding` of a response: what speculation did for this request."""
+
+    num_rounds: int
+    num_drafts: int
+    """Rounds that submitted a speculation."""
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    num_hits: int
+    num_lookups: int
+    accepted_per_position: tuple[int, ...]
+    draft_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    text: str
+    num_tokens: int
+    wall_s: float
+    """At the client: from sending the request to having the answer."""
+    account: Account
+
+
+class RestClient:
+    """One service. Threads may share it."""
+
+    def __init__(self, url: str, model: str | None = None, api_key: str | None = None) -> None:
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, headers=headers)
+        self._model = model
+        self.url = url.rstrip("/")
+
+    def __enter__(self) -> RestClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._http.close()
+
+    @property
+    def model(self) -> str:
+        """The name the service gives its model."""
+        if self._model is None:
+            self._model = str(self._get("/v1/models").json()["data"][0]["id"])
+        return self._model
+
+    def complete(self, request: CompletionRequest) -> Completion:
+        """One answer, whole."""
+        began = time.perf_counter()
+        try:
+            response = self._http.post("/v1/completions", json=self._body(request, stream=False))
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        wall_s = time.perf_counter() - began
+        _raise_for_error(response)
+        body = response.json()
+        return Completion(body["choices"][0]["text"], body["usage"]["completion_tokens"], wall_s, account_of(body))
+
+    def stream(self, request: CompletionRequest) -> Iterator[str]:
+        """The text of one answer, piece by piece as it arrives."""
+        try:
+            with self._http.stream("POST", "/v1/completions", json=self._body(request, stream=True)) as response:
+                if response.is_error:
+                    response.read()
+                _raise_for_error(response)
+                for event in _events(response.iter_lines()):
+                    if "error" in event:
+                        raise ServiceError(str(event["error"].get("message", event["error"])))
+                    for choice in event.get("choices", ()):
+                        if choice.get("text"):
+                            yield choice["text"]
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def counters(self) -> Counters:
+        return parse_metrics(self._get("/metrics").text)
+
+    def _get(self, path: str) -> httpx.Response:
+        try:
+            response = self._http.get(path)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        _raise_for_error(response)
+        return response
+
+    def _unreachable(self, error: Exception) -> ServiceError:
+        return ServiceError(f"{self.url}: {error or type(error).__name__}")
+
+    def _body(self, request: CompletionRequest, stream: bool) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "prompt": request.prompt,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "seed": request.seed,
+            "ignore_eos": request.ignore_eos,
+            "stream": stream,
+        }
+        speculation = {"preset": request.preset, "lookahead": request.lookahead}
+        return body | {key: value for key, value in speculation.items() if value is not None}
+
+
+def account_of(body: dict[str, Any]) -> Account:
+    """The account in a response body."""
+    told = body["metrics"]["speculative_decoding"]
+    return Account(
+        num_rounds=told["num_rounds"],
+        num_drafts=told["num_drafts"],
+        num_draft_tokens=told["num_draft_tokens"],
+        num_accepted_tokens=told["num_accepted_tokens"],
+        num_hits=told["num_hits"],
+        num_lookups=told["num_lookups"],
+        accepted_per_position=tuple(told["accepted_per_position"]),
+        draft_wait_s=told["draft_wait_s"],
+    )
+
+
+def _raise_for_error(response: httpx.Response) -> None:
+    if not response.is_error:
+        return
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:500]
+    raise ServiceError(f"{response.request.url} answered {response.status_code}: {message}")
+
+
+def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The JSON of server-sent events, up to `[DONE]`."""
+    for line in lines:
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        yield json.loads(data)

@@ -1,0 +1,1 @@
+"""The Ray Serve shells around `ssd_core`."""

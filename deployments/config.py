@@ -1,0 +1,48 @@
+"""The service's configuration: what `build_app` takes. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+
+from ssd_core.config import Config, EngineConfig, SpeculationConfig
+
+
+class TargetConfig(Config):
+    """The deployment that holds the target model."""
+
+    engine: EngineConfig = EngineConfig()
+    num_replicas: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=1.0, ge=0)
+    """CPUs of each replica's placement group."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    max_sessions: int = Field(default=32, ge=1)
+    """Sessions verified together in one pass; more wait in the replica."""
+    max_queued_sessions: int = Field(default=128, ge=0)
+    """Sessions that may wait in a replica; a request beyond them gets 429."""
+
+
+class DraftConfig(Config):
+    """The draft actors."""
+
+    engine: EngineConfig = EngineConfig(model="embedded:draft")
+    num_actors: int = Field(default=1, ge=0)
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    max_step_nodes: int = Field(default=24, ge=1)
+    """Most nodes of all sessions together evaluated in one growth step."""
+
+
+class ServiceConfig(Config):
+    """One application: a target, its drafts, an HTTP front."""
+
+    model_name: str = Field(default="ssd-embedded", min_length=1)
+    """The name clients use."""
+    target: TargetConfig = TargetConfig()
+    draft: DraftConfig = DraftConfig()
+    speculation: SpeculationConfig = SpeculationConfig()
+    """Default of every request."""
+    num_ingress_replicas: int = Field(default=1, ge=1)
+    request_timeout_s: float = Field(default=300.0, gt=0)
+    max_body_bytes: int = Field(default=2**20, ge=1024)
+    api_keys: tuple[SecretStr, ...] = ()
+    """When not empty, every route but /health wants one of them as a bearer token."""

@@ -1,0 +1,1 @@
+"""Speculative speculative decoding: the algorithm and its engine. No Ray, no HTTP."""

@@ -1,0 +1,84 @@
+"""Configuration of the algorithm and its engines. Frozen, strict, and importable without torch or Ray."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PresetName = Literal["ar", "sd", "tree", "ssd", "ssd-tree"]
+PRESETS: tuple[PresetName, ...] = ("ar", "sd", "tree", "ssd", "ssd-tree")
+
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class SamplingParams(Config):
+    """How a session's next token is chosen. Field names and meanings follow vLLM's and OpenAI's."""
+
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest output, in tokens."""
+    min_tokens: int = Field(default=0, ge=0)
+    """No EOS and no stop token before this many output tokens."""
+    temperature: FiniteFloat = Field(default=0.0, ge=0.0, le=100.0)
+    """0 is greedy."""
+    top_k: int = Field(default=0, ge=-1)
+    """Keep the k likeliest tokens; 0 or -1 keeps all."""
+    top_p: FiniteFloat = Field(default=1.0, gt=0.0, le=1.0)
+    min_p: FiniteFloat = Field(default=0.0, ge=0.0, le=1.0)
+    """Keep tokens at least this fraction as likely as the likeliest."""
+    repetition_penalty: FiniteFloat = Field(default=1.0, gt=0.0, le=100.0)
+    """Divides positive and multiplies negative logits of tokens seen in prompt or output."""
+    presence_penalty: FiniteFloat = Field(default=0.0, ge=-2.0, le=2.0)
+    frequency_penalty: FiniteFloat = Field(default=0.0, ge=-2.0, le=2.0)
+    logit_bias: dict[int, FiniteFloat] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """With the position it determines all noise: the same request and seed give the same tokens in every preset."""
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = Field(default=(), max_length=16)
+    include_stop_str_in_output: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """Log probabilities of the emitted and of this many likeliest tokens."""
+
+
+class SpeculationConfig(Config):
+    """Which preset, and its sizes. A request may override `preset` and `lookahead`."""
+
+    preset: PresetName = "ssd-tree"
+    lookahead: int = Field(default=5, ge=1, le=32)
+    """K: length of a chain speculation (`sd`, `ssd`)."""
+    fan_out: int = Field(default=2, ge=1, le=16)
+    """F: bonus tokens guessed at every position of the submitted chain (`ssd`)."""
+    tree_nodes: int = Field(default=12, ge=1, le=256)
+    """Most nodes submitted with a round (`tree`, `ssd-tree`)."""
+    branching: int = Field(default=4, ge=1, le=16)
+    """Children proposed below an evaluated node (`tree`, `ssd-tree`)."""
+    growth_width: int = Field(default=6, ge=1, le=256)
+    """Most nodes of this session evaluated in one growth step."""
+    growth_limit: int = Field(default=96, ge=2, le=4096)
+    """Most evaluated nodes held below the root; growth pauses there."""
+
+
+class EngineConfig(Config):
+    """One model and the memory it may use."""
+
+    model: str = "embedded:target"
+    """`embedded:target`, `embedded:draft`, or a Hugging Face model name or folder."""
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    num_threads: int = Field(default=1, ge=1)
+    """CPU threads of the engine's process."""
+    kv_budget_bytes: int = Field(default=256 * 2**20, ge=2**16)
+    """Memory of the KV pool, taken at start."""
+    max_model_len: int | None = Field(default=None, ge=16)
+    """Longest sequence, in tokens; None: what the model was made for."""
+    prefill_chunk_tokens: int = Field(default=256, ge=16)
+    """Prompt tokens evaluated in one pass."""
+    max_batch_nodes: int = Field(default=512, ge=16)
+    """Most nodes in one pass, prompt chunks included."""
+    step_times_nodes: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+    """Sizes at which the time of a pass is measured at start."""

@@ -1,0 +1,303 @@
+"""The draft's loop: advance, choose, evaluate, publish. One growth step serves all sessions, of however many targets.
+
+A step evaluates the nodes most worth it in one pass and publishes their likeliest children. Steps follow each other until nothing is
+left to grow; outcomes are applied between steps, so the target never waits for more than it has use for.
+"""
+
+from __future__ import annotations
+
+import heapq
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ssd_core.calibration import EdgeCalibration
+from ssd_core.engine.base import TRUNK_END, Engine, Part
+from ssd_core.errors import CapacityError
+from ssd_core.policies.grow import GrowPolicy, build_grow_policy
+from ssd_core.sampling import TokenRule
+from ssd_core.tree import NOT_EVALUATED, Candidates, Node, SpeculationTree
+from ssd_core.types import Growth, GrowthReport, Outcome, SessionOpen
+
+NUM_CANDIDATES = 12  # scores kept per evaluated node, for edge probabilities and their calibration
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClose:
+    session_id: str
+
+
+DraftMessage = SessionOpen | Outcome | SessionClose
+
+
+class DraftSession:
+    """A session as its draft sees it. The engine's tree region holds the root (index 0) and evaluated nodes below it, once
+    the tokens before the root are in the trunk."""
+
+    def __init__(self, opening: SessionOpen, rule: TokenRule) -> None:
+        self.id = opening.session_id
+        self.tokens = list(opening.tokens)
+        self.rule = rule
+        self.policy: GrowPolicy = build_grow_policy(opening.speculation)
+        self.growth_limit = opening.speculation.growth_limit
+        self.is_greedy = opening.sampling.temperature == 0
+        self.tree = SpeculationTree(self.tokens)
+        self.submitted: list[Node] = []
+        self.num_region = 0
+        self.num_steps = 0
+        self.plan: list[Node] = []
+        """What to evaluate next, best first; empty while the root is not evaluated, or when nothing is left to grow."""
+        self.told_exhausted_at = -1
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self.tree.root.is_evaluated and not self.plan
+
+    def renew_plan(self) -> None:
+        room = self.growth_limit - self.num_region
+        is_growing = self.tree.root.is_evaluated and room > 0
+        self.plan = self.policy.choose(self.tree, self.submitted, self.num_steps)[:room] if is_growing else []
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step evaluates of one session: a stretch of committed tokens, or nodes of its tree."""
+
+    session: DraftSession
+    pending: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    is_last_chunk: bool
+
+    def part(self) -> Part:
+        if self.nodes:
+            return Part(self.session.id, [node.token for node in self.nodes], [_parent_index(node) for node in self.nodes])
+        length = len(self.pending)
+        return Part(self.session.id, self.pending, [TRUNK_END, *range(length - 1)], length - 1 if self.is_last_chunk else length)
+
+
+def _parent_index(node: Node) -> int:
+    assert node.parent is not None and node.parent.is_evaluated, node
+    return node.parent.index
+
+
+class DraftLoop:
+    """Drives one draft engine. `receive` may be called from any thread; the rest from one."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        eos_token_ids: Sequence[int] = (),
+        max_step_nodes: int = 24,
+        prefill_chunk_tokens: int = 256,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._engine = engine
+        self._eos_token_ids = tuple(eos_token_ids)
+        self._max_step_nodes = max_step_nodes
+        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[DraftMessage] = queue.SimpleQueue()
+        self._messages: deque[DraftMessage] = deque()
+        self._sessions: dict[str, DraftSession] = {}
+        self._refused: set[str] = set()
+        self._calibrations = {is_greedy: EdgeCalibration() for is_greedy in (True, False)}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def receive(self, message: DraftMessage) -> None:
+        self._inbox.put(message)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until a message is there, or the timeout."""
+        try:
+            self._messages.append(self._inbox.get(timeout=timeout_s))
+        except queue.Empty:
+            return
+
+    def step(self) -> GrowthReport | None:
+        """Apply what was received, then one growth step. None: nothing to do and nothing to say, `wait` first."""
+        began = self._clock()
+        said, unknown = self._advance()
+        batches = self._choose()
+        if batches:
+            logits = self._evaluate(batches)
+            said.extend(self._publish(batches, logits))
+        if not batches and not said and not unknown:
+            return None
+        num_nodes = sum(len(batch.nodes) + len(batch.pending) for batch in batches)
+        return GrowthReport(tuple(said), tuple(unknown), int(bool(batches)), num_nodes, self._clock() - began, time.time())
+
+    # ------------------------------------------------------------ advance
+
+    def _advance(self) -> tuple[list[Growth], list[str]]:
+        """Apply the messages that have come. Returns what must be said at once, and the sessions nobody opened here."""
+        while not self._inbox.empty():
+            self._messages.append(self._inbox.get())
+        said: list[Growth] = []
+        unknown: list[str] = []
+        while self._messages:
+            match self._messages.popleft():
+                case SessionOpen() as opening:
+                    self._open(opening)
+                case SessionClose(session_id):
+                    self._close(session_id)
+                case Outcome(session_id=session_id) as outcome if session_id in self._sessions:
+                    if not self._apply(self._sessions[session_id], outcome):
+                        unknown.append(session_id)
+                case Outcome(session_id=session_id) as outcome if session_id in self._refused:
+                    said.append(Growth(session_id, outcome.length, (), (), (), is_exhausted=True))
+                case Outcome(session_id=session_id):
+                    unknown.append(session_id)
+        said.extend(self._exhausted_notices())
+        return said, unknown
+
+    def _open(self, opening: SessionOpen) -> None:
+        self._close(opening.session_id)
+        sampling = opening.sampling
+        longest = opening.num_prompt_tokens + sampling.max_tokens
+        try:
+            self._engine.open(opening.session_id, longest + opening.speculation.growth_limit + 1)
+        except CapacityError:
+            self._refused.add(opening.session_id)
+            return
+        engine = self._engine
+        rule = TokenRule(sampling, opening.tokens, opening.num_prompt_tokens, engine.vocab_size, self._eos_token_ids, engine.device)
+        self._sessions[opening.session_id] = DraftSession(opening, rule)
+
+    def _close(self, session_id: str) -> None:
+        self._refused.discard(session_id)
+        if self._sessions.pop(session_id, None) is not None:
+            self._engine.close(session_id)
+
+    def _apply(self, session: DraftSession, outcome: Outcome) -> bool:
+        """Move the session's root to the outcome. False if tokens before it are missing here."""
+        length = len(session.tokens)
+        if outcome.base_length > length:
+            return False
+        if outcome.length < length:
+            return True  # late: a newer one has been applied
+        tokens = outcome.tokens[length - outcome.base_length :]
+        if tokens:
+            self._move_root(session, tokens)
+        nodes = session.tree.nodes
+        session.submitted = [nodes[node_id] for node_id in outcome.submitted if node_id in nodes]
+        session.renew_plan()
+        return True
+
+    def _move_root(self, session: DraftSession, tokens: tuple[int, ...]) -> None:
+        path = session.tree.advance(tokens)
+        calibration = self._calibrations[session.is_greedy]
+        for node, chosen in zip(path, tokens, strict=False):
+            if node.candidates is not None:
+                calibration.observe(node.candidates, chosen)
+        session.tokens.extend(tokens)
+        session.rule.commit(tokens, len(session.tokens))
+        self._keep(session, path)
+        session.num_steps = 0
+
+    def _keep(self, session: DraftSession, path: list[Node]) -> None:
+        """Tell the engine: the evaluated ones of the path go to the trunk, the new root and what is evaluated below it stay."""
+        passed: list[int] = []
+        for node in path[:-1]:
+            if not node.is_evaluated:
+                break
+            passed.append(node.index)
+        kept = [node for node in session.tree.below(session.tree.root) if node.is_evaluated]
+        self._engine.advance(session.id, passed, [node.index for node in kept])
+        for index, node in enumerate(kept):
+            node.index = index
+        session.num_region = len(kept)
+
+    def _exhausted_notices(self) -> list[Growth]:
+        """For sessions that have nothing left to grow and have not said so at this length."""
+        return [
+            self._growth(session, (), (), ())
+            for session in self._sessions.values()
+            if session.is_exhausted and session.told_exhausted_at != len(session.tokens)
+        ]
+
+    # ------------------------------------------------------------ choose
+
+    def _choose(self) -> list[Batch]:
+        """Committed tokens that still have to be evaluated come first, within a budget; then the best nodes of all sessions."""
+        batches: list[Batch] = []
+        budget = self._prefill_chunk_tokens
+        offers: list[tuple[float, int, DraftSession, Node]] = []
+        for session in self._sessions.values():
+            if not session.tree.root.is_evaluated:
+                pending = session.tokens[self._engine.trunk_length(session.id) :]
+                chunk = tuple(pending[:budget])
+                budget -= len(chunk)
+                if chunk:
+                    batches.append(Batch(session, chunk, (), len(chunk) == len(pending)))
+            offers.extend((session.tree.reach(node), len(offers) + i, session, node) for i, node in enumerate(session.plan))
+        chosen: dict[str, list[Node]] = {}
+        for _, _, session, node in heapq.nlargest(self._max_step_nodes, offers):
+            chosen.setdefault(session.id, []).append(node)
+        batches.extend(Batch(self._sessions[session_id], (), tuple(nodes), True) for session_id, nodes in chosen.items())
+        return batches
+
+    # ------------------------------------------------------------ evaluate
+
+    def _evaluate(self, batches: Sequence[Batch]) -> torch.Tensor:
+        logits = self._engine.evaluate([batch.part() for batch in batches])
+        for batch in batches:
+            session = batch.session
+            session.num_steps += bool(batch.nodes)
+            for node in batch.nodes:
+                node.index = session.num_region
+                session.num_region += 1
+            if not batch.nodes:
+                last = len(batch.pending) - 1
+                self._engine.advance(session.id, range(last if batch.is_last_chunk else last + 1), [last] if batch.is_last_chunk else ())
+                session.num_region = int(batch.is_last_chunk)
+                session.tree.root.index = 0 if batch.is_last_chunk else NOT_EVALUATED
+        return logits
+
+    # ------------------------------------------------------------ publish
+
+    def _publish(self, batches: Sequence[Batch], logits: torch.Tensor) -> list[Growth]:
+        batches = [batch for batch in batches if batch.is_last_chunk]
+        if not batches:
+            return []
+        evaluated = [batch.nodes or (batch.session.tree.root,) for batch in batches]
+        rows = logits.split([len(nodes) for nodes in evaluated])
+        scores = [
+            batch.session.rule.scores(part, [node.position + 1 for node in nodes], [batch.session.tree.path_to(node) for node in nodes])
+            for batch, nodes, part in zip(batches, evaluated, rows, strict=True)
+        ]
+        values, tokens = torch.cat(scores).topk(NUM_CANDIDATES)
+        columns = iter(zip(tokens.tolist(), values.tolist(), strict=True))
+        return [self._propose(batch.session, nodes, columns) for batch, nodes in zip(batches, evaluated, strict=True)]
+
+    def _propose(self, session: DraftSession, nodes: Sequence[Node], columns: object) -> Growth:
+        """Hang the likeliest children below the evaluated nodes, and say so."""
+        parents: list[int] = []
+        tokens: list[int] = []
+        edges: list[float] = []
+        calibration = self._calibrations[session.is_greedy]
+        policy = session.policy
+        for node, (candidates, scores) in zip(nodes, columns, strict=False):
+            if not scores[0] > float("-inf"):  # NaN, or nothing allowed: this draft has no opinion here
+                continue
+            node.candidates = Candidates(tuple(candidates), tuple(scores))
+            for rank, edge in enumerate(calibration.probabilities(scores)[: policy.num_children]):
+                if (rank == 0 or edge >= policy.min_edge) and session.tree.add(node, candidates[rank], edge) is not None:
+                    parents.append(node.id)
+                    tokens.append(candidates[rank])
+                    edges.append(edge)
+        session.renew_plan()
+        return self._growth(session, tuple(parents), tuple(tokens), tuple(edges))
+
+    def _growth(
+        self, session: DraftSession, parents: tuple[int, ...], tokens: tuple[int, ...], edges: tuple[float, ...]
+    ) -> Growth:
+        if session.is_exhausted:
+            session.told_exhausted_at = len(session.tokens)
+        return Growth(session.id, len(session.tokens), parents, tokens, edges, session.is_exhausted)

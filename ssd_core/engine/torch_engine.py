@@ -1,0 +1,215 @@
+"""The engine on torch: a transformers model over our own KV pool. Serves as target and as draft.
+
+Shapes: N new nodes of a pass, R rows of logits, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ssd_core.config import EngineConfig
+from ssd_core.engine.attention import ATTENTION_NAME, AttentionPass, ShapeProbe, TreePass, register_attention
+from ssd_core.engine.base import TRUNK_END, Engine, Part
+from ssd_core.engine.kv import CellPool
+from ssd_core.engine.linear import optimize_for_cpu
+from ssd_core.engine.loader import load_model
+from ssd_core.errors import ConfigError
+
+MIN_CELLS = 32
+"""A pool with fewer holds not even one short session: a prompt, a round's nodes and a few tokens of output."""
+CHECK_TOKENS = 16
+MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Of the logits against the model's own, as a ratio of Euclidean norms: far above rounding, far below any mistake."""
+SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
+
+
+class TorchEngine(Engine):
+    """See Engine. Takes `model` over: its attention is replaced, and on a CPU its linear layers and norms.
+
+    Used by one thread at a time."""
+
+    def __init__(self, model: PreTrainedModel, kv_budget_bytes: int, max_model_len: int | None = None) -> None:
+        """ConfigError for models that cannot run on tree attention, found by comparing with their own forward."""
+        text_config = model.config.get_text_config()
+        self._model = model.eval()
+        self._device, self._dtype = model.device, model.dtype
+        self._vocab_size: int = text_config.vocab_size
+        self._flops_per_token = _flops_per_token(model)
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        expected = self._own_logits()
+        register_attention()
+        model.set_attn_implementation(ATTENTION_NAME)
+        probe = self._probe()
+        _check_layers(model, probe)
+        shapes = [probe.shapes[layer] for layer in range(len(probe.shapes))]
+        self._widths = [(keys, values) for _, keys, values in shapes]
+        cell_bytes = sum(heads * (keys + values) for heads, keys, values in shapes) * self._dtype.itemsize
+        num_cells = kv_budget_bytes // cell_bytes
+        if num_cells < MIN_CELLS:
+            raise ConfigError(
+                f"kv_budget_bytes: {kv_budget_bytes} holds {num_cells} tokens of this model at {cell_bytes} bytes each; "
+                f"give it at least {MIN_CELLS * cell_bytes}"
+            )
+        self._max_model_len = _max_model_len(max_model_len, getattr(text_config, "max_position_embeddings", None), num_cells)
+        self._cells = CellPool(num_cells)
+        self._pools = [torch.zeros(num_cells, h, d + e, dtype=self._dtype, device=self._device) for h, d, e in shapes]  # [cells, H, D+E]
+        if self._device.type == "cpu":
+            optimize_for_cpu(model)
+        self._verify(expected)
+
+    @classmethod
+    def load(cls, config: EngineConfig) -> TorchEngine:
+        torch.set_num_threads(config.num_threads)
+        return cls(load_model(config), config.kv_budget_bytes, config.max_model_len)
+
+    def __repr__(self) -> str:
+        return f"TorchEngine({type(self._model).__name__}, {self._dtype}, {self._device}, {self._cells})"
+
+    @property
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    @property
+    def num_cells(self) -> int:
+        return self._cells.num_cells
+
+    @property
+    def num_free_cells(self) -> int:
+        return self._cells.num_free_cells
+
+    @property
+    def flops_per_token(self) -> float:
+        return self._flops_per_token
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def open(self, session_id: str, num_cells: int) -> None:
+        self._cells.open(session_id, num_cells)
+
+    @torch.inference_mode()
+    def evaluate(self, parts: Sequence[Part]) -> torch.Tensor:
+        sessions = self._cells.append(parts, self._max_model_len)
+        num_new = [len(part.tokens) for part in parts]
+        tokens = [token for part in parts for token in part.tokens]
+        positions = [len(s.trunk) + depth for s, n in zip(sessions, num_new, strict=True) for depth in s.depths[-n:]]
+        kept, first = [], 0
+        for part, n in zip(parts, num_new, strict=True):
+            kept.extend(range(first + part.logits_from, first + n))
+            first += n
+        tree_pass = TreePass(self._pools, self._widths, sessions, num_new, self._device, self._dtype)
+        if not kept:  # a model always gives at least one row
+            return self._forward(tokens, positions, [0], tree_pass)[:0]
+        return self._forward(tokens, positions, kept, tree_pass)
+
+    def advance(self, session_id: str, path: Sequence[int], survivors: Sequence[int] = ()) -> None:
+        self._cells[session_id].advance(path, survivors)
+
+    def trunk_length(self, session_id: str) -> int:
+        return len(self._cells[session_id].trunk)
+
+    def close(self, session_id: str) -> None:
+        self._cells.close(session_id)
+
+    def check_integrity(self) -> None:
+        self._cells.check_integrity()
+
+    def _forward(self, tokens: Sequence[int], positions: Sequence[int], kept: Sequence[int], ssd_pass: AttentionPass) -> torch.Tensor:
+        """Logits [R, V] of the rows `kept`."""
+        inputs = torch.tensor([tokens, positions], device=self._device)  # [2, N]
+        rows = None if len(kept) == len(tokens) else torch.tensor(kept, device=self._device)
+        selection = {"logits_to_keep": rows} if rows is not None and self._keeps_logits else {}
+        logits: torch.Tensor = self._model(
+            input_ids=inputs[:1], position_ids=inputs[1:], use_cache=False, ssd_pass=ssd_pass, **selection
+        ).logits[0]
+        return (logits if rows is None or selection else logits[rows]).float()
+
+    @torch.inference_mode()
+    def _own_logits(self) -> torch.Tensor:
+        """What the model computes for the check tokens before anything of it is replaced, [CHECK_TOKENS, V]."""
+        if self._model.config._attn_implementation == ATTENTION_NAME:
+            raise ConfigError("model: it belongs to another engine already")
+        tokens = torch.tensor([_check_tokens(self._vocab_size)], device=self._device)
+        logits: torch.Tensor = self._model(input_ids=tokens, use_cache=False).logits[0].float()
+        return logits
+
+    @torch.inference_mode()
+    def _probe(self) -> ShapeProbe:
+        probe = ShapeProbe()
+        try:
+            self._forward([0, 1], [0, 1], [0, 1], probe)
+        except TypeError as error:  # no keyword arguments, or none that reach the attention
+            raise ConfigError(f"model: {type(self._model).__name__} does not use transformers' attention interface: {error}") from error
+        return probe
+
+    def _verify(self, expected: torch.Tensor) -> None:
+        """Evaluate the check tokens as prompt, tree with a wrong branch, and the rest; ConfigError unless the logits are the model's."""
+        tokens = _check_tokens(self._vocab_size)
+        session = "check"
+        self.open(session, CHECK_TOKENS + 1)
+        logits = [self.evaluate([Part(session, tokens[:6], range(TRUNK_END, 5))])]
+        self.advance(session, range(6))
+        branched = self.evaluate([Part(session, [tokens[6], tokens[0], tokens[7]], [TRUNK_END, TRUNK_END, 0])])
+        logits.append(branched[[0, 2]])
+        self.advance(session, [0], [2])
+        logits.append(self.evaluate([Part(session, tokens[8:], range(CHECK_TOKENS - 8))]))
+        self.close(session)
+        difference = torch.linalg.vector_norm(torch.cat(logits) - expected) / torch.linalg.vector_norm(expected)
+        limit = MAX_RELATIVE_ERROR[self._dtype]
+        if not difference.item() <= limit:
+            raise ConfigError(
+                f"model: {type(self._model).__name__} gives other logits through tree attention than by itself "
+                f"(relative difference {difference.item():.2g}, limit {limit}); its attention cannot be replaced"
+            )
+
+
+def _check_tokens(vocab_size: int) -> list[int]:
+    """Tokens without meaning: a fixed walk over the vocabulary."""
+    return [(i * 7919 + 17) % vocab_size for i in range(CHECK_TOKENS)]
+
+
+def _check_layers(model: PreTrainedModel, probe: ShapeProbe) -> None:
+    """Every layer must have called our attention, and layers with a window must have said so."""
+    text_config = model.config.get_text_config()
+    num_layers = text_config.num_hidden_layers
+    kinds = getattr(text_config, "layer_types", None) or ["full_attention"] * num_layers
+    name = type(model).__name__
+    if unknown := set(kinds) - SUPPORTED_LAYERS:
+        raise ConfigError(f"model: {name} has layers of type {', '.join(sorted(unknown))}, which tree attention cannot replace")
+    if missing := set(range(num_layers)) - set(probe.shapes):
+        raise ConfigError(f"model: {name}: layers {sorted(missing)} do not use transformers' attention interface")
+    if deaf := [i for i, kind in enumerate(kinds) if kind == "sliding_attention" and probe.windows[i] is None]:
+        raise ConfigError(f"model: {name}: layers {deaf} have a sliding window but do not pass it to their attention function")
+
+
+def _max_model_len(wanted: int | None, longest: int | None, num_cells: int) -> int:
+    if wanted is not None and longest is not None and wanted > longest:
+        raise ConfigError(f"max_model_len: {wanted} is more than the model was made for ({longest})")
+    return wanted or longest or num_cells
+
+
+def _flops_per_token(model: PreTrainedModel) -> float:
+    """Two per weight of every matrix; embedding tables count only as output layer; of a layer's experts, those that are chosen."""
+    config = model.config.get_text_config()
+    experts: int = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
+    share = getattr(config, "num_experts_per_tok", experts) / experts
+    tables = {module.weight.data_ptr() for module in model.modules() if isinstance(module, nn.Embedding)}
+    multiplied = sum(
+        weight.numel() * (share if ".experts." in name else 1.0)
+        for name, weight in model.named_parameters()
+        if weight.ndim >= 2 and weight.data_ptr() not in tables
+    )
+    head = model.get_output_embeddings()
+    if head is not None and head.weight.data_ptr() in tables:  # tied
+        multiplied += head.weight.numel()
+    return 2.0 * multiplied

@@ -1,0 +1,159 @@
+"""What a target loop counts, and the snapshot it gives to metrics and benchmarks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ssd_core.store import StoreCounters
+from ssd_core.types import GrowthReport
+
+TIME_BUCKETS_S = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 5e-2)
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts by upper bound in TIME_BUCKETS_S (seconds), the last one unbounded."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(TIME_BUCKETS_S) + 1))
+    total_s: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(TIME_BUCKETS_S, seconds)] += 1
+        self.total_s += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramSnapshot:
+    counts: tuple[int, ...]
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStats:
+    """Totals since the loop began, and what runs now. Times in seconds."""
+
+    running: int
+    queued: int
+    outstanding_tokens: int
+    kv_cells: int
+    kv_cells_free: int
+    store_sessions: int
+    passes: int
+    pass_nodes: int
+    pass_s: float
+    rounds: int
+    tokens: int
+    draft_tokens: int
+    accepted: int
+    accepted_per_position: tuple[int, ...]
+    lookups: int
+    hits: int
+    lookup: HistogramSnapshot
+    gap: HistogramSnapshot
+    """Own work between the end of a verification and the start of the next."""
+    gap_on_hit: HistogramSnapshot
+    """The same with one session in the batch whose outcome was in the store."""
+    draft_wait_s: float
+    draft_timeouts: int
+    reports: int
+    draft_steps: int
+    draft_nodes: int
+    draft_busy_s: float
+    store_ingested: int
+    store_late: int
+    store_garbage: int
+    store_duplicate: int
+    finished: tuple[tuple[str, int], ...]
+
+
+class LoopCounters:
+    """The mutable side; written by the loop's thread only."""
+
+    def __init__(self) -> None:
+        self.passes = self.pass_nodes = self.rounds = self.tokens = self.draft_tokens = self.accepted = 0
+        self.pass_s = self.draft_wait_s = self.draft_busy_s = 0.0
+        self.lookups = self.hits = self.draft_timeouts = self.reports = self.draft_steps = self.draft_nodes = 0
+        self.accepted_per_position: list[int] = []
+        self.lookup, self.gap, self.gap_on_hit = Histogram(), Histogram(), Histogram()
+        self.finished: Counter[str] = Counter()
+
+    def count_pass(self, num_nodes: int, seconds: float) -> None:
+        self.passes += 1
+        self.pass_nodes += num_nodes
+        self.pass_s += seconds
+
+    def count_gap(self, seconds: float, is_single_hit: bool) -> None:
+        self.gap.add(seconds)
+        if is_single_hit:
+            self.gap_on_hit.add(seconds)
+
+    def count_round(self, num_tokens: int, num_submitted: int, num_accepted: int) -> None:
+        self.rounds += 1
+        self.tokens += num_tokens
+        self.draft_tokens += num_submitted
+        self.accepted += num_accepted
+        self.accepted_per_position.extend([0] * (num_accepted - len(self.accepted_per_position)))
+        for i in range(num_accepted):
+            self.accepted_per_position[i] += 1
+
+    def count_lookup(self, is_hit: bool, seconds: float) -> None:
+        self.lookups += 1
+        self.hits += is_hit
+        if is_hit:
+            self.lookup.add(seconds)
+
+    def count_report(self, report: GrowthReport) -> None:
+        self.reports += 1
+        self.draft_steps += report.num_steps
+        self.draft_nodes += report.num_nodes
+        self.draft_busy_s += report.busy_s
+
+    def snapshot(
+        self,
+        *,
+        running: int,
+        queued: int,
+        outstanding_tokens: int,
+        kv_cells: int,
+        kv_cells_free: int,
+        store_sessions: int,
+        store: StoreCounters,
+    ) -> LoopStats:
+        return LoopStats(
+            running=running,
+            queued=queued,
+            outstanding_tokens=outstanding_tokens,
+            kv_cells=kv_cells,
+            kv_cells_free=kv_cells_free,
+            store_sessions=store_sessions,
+            passes=self.passes,
+            pass_nodes=self.pass_nodes,
+            pass_s=self.pass_s,
+            rounds=self.rounds,
+            tokens=self.tokens,
+            draft_tokens=self.draft_tokens,
+            accepted=self.accepted,
+            accepted_per_position=tuple(self.accepted_per_position),
+            lookups=self.lookups,
+            hits=self.hits,
+            lookup=_snapshot(self.lookup),
+            gap=_snapshot(self.gap),
+            gap_on_hit=_snapshot(self.gap_on_hit),
+            draft_wait_s=self.draft_wait_s,
+            draft_timeouts=self.draft_timeouts,
+            reports=self.reports,
+            draft_steps=self.draft_steps,
+            draft_nodes=self.draft_nodes,
+            draft_busy_s=self.draft_busy_s,
+            store_ingested=store.ingested,
+            store_late=store.late,
+            store_garbage=store.garbage,
+            store_duplicate=store.duplicate,
+            finished=tuple(self.finished.items()),
+        )
+
+
+def _snapshot(histogram: Histogram) -> HistogramSnapshot:
+    return HistogramSnapshot(tuple(histogram.counts), histogram.total_s)

@@ -1,0 +1,112 @@
+"""What the target submits for verification, and whether it waits for its draft first: one object per preset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ssd_core.config import SpeculationConfig
+from ssd_core.store import StoredSession
+from ssd_core.tree import Node, SpeculationTree
+from ssd_core.types import StepTimes
+
+
+class SubmitPolicy(Protocol):
+    @property
+    def uses_draft(self) -> bool: ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether draft and target take turns."""
+
+    @property
+    def max_nodes(self) -> int:
+        """Most nodes it ever submits: what a session must reserve."""
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether fewer of `nodes` may be submitted, by what they are worth against T_verify(n)."""
+
+    def is_ready(self, stored: StoredSession) -> bool:
+        """Whether a round may begin with what the draft has given so far."""
+
+    def nodes(self, tree: SpeculationTree) -> list[Node]:
+        """The nodes it would submit, parents first, by falling reach where `is_sized`."""
+
+
+class SubmitNothing:
+    """`ar`."""
+
+    uses_draft = False
+    waits = False
+    max_nodes = 0
+    is_sized = False
+
+    def is_ready(self, stored: StoredSession) -> bool:
+        return True
+
+    def nodes(self, tree: SpeculationTree) -> list[Node]:
+        return []
+
+
+class SubmitChain:
+    """`sd` (waits until the chain is whole) and `ssd` (takes what is there)."""
+
+    uses_draft = True
+    is_sized = False
+
+    def __init__(self, lookahead: int, waits: bool) -> None:
+        self.max_nodes = lookahead
+        self.waits = waits
+
+    def is_ready(self, stored: StoredSession) -> bool:
+        return not self.waits or stored.is_exhausted or len(stored.tree.best_chain(self.max_nodes)) == self.max_nodes
+
+    def nodes(self, tree: SpeculationTree) -> list[Node]:
+        return tree.best_chain(self.max_nodes)
+
+
+class SubmitTree:
+    """`tree` (waits until the draft has done its steps) and `ssd-tree` (takes what is there)."""
+
+    uses_draft = True
+    is_sized = True
+
+    def __init__(self, max_nodes: int, waits: bool) -> None:
+        self.max_nodes = max_nodes
+        self.waits = waits
+
+    def is_ready(self, stored: StoredSession) -> bool:
+        return not self.waits or stored.is_exhausted
+
+    def nodes(self, tree: SpeculationTree) -> list[Node]:
+        return tree.best_first(self.max_nodes)
+
+
+def build_submit_policy(speculation: SpeculationConfig) -> SubmitPolicy:
+    match speculation.preset:
+        case "ar":
+            return SubmitNothing()
+        case "sd":
+            return SubmitChain(speculation.lookahead, waits=True)
+        case "tree":
+            return SubmitTree(speculation.tree_nodes, waits=True)
+        case "ssd":
+            return SubmitChain(speculation.lookahead, waits=False)
+        case "ssd-tree":
+            return SubmitTree(speculation.tree_nodes, waits=False)
+
+
+def worthwhile(gains: Sequence[float], base_nodes: int, base_gain: float, step_times: StepTimes, overhead_s: float) -> int:
+    """How many of the optional nodes, offered by falling `gains` (each the probability of one more token), to submit.
+
+    Chosen to maximise expected tokens per second of the whole pass: (base_gain + sum of gains) / (T_verify(base_nodes + n) + overhead).
+    """
+    best_count, expected = 0, base_gain
+    best_rate = base_gain / (step_times.at(base_nodes) + overhead_s)
+    for count, gain in enumerate(gains, start=1):
+        expected += gain
+        rate = expected / (step_times.at(base_nodes + count) + overhead_s)
+        if rate > best_rate:
+            best_count, best_rate = count, rate
+    return best_count

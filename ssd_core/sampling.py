@@ -1,0 +1,132 @@
+"""The token rule: what the next token *is*, given the target's logits, the request's parameters and shared noise.
+
+    token_n = argmax_v [ z_n(v) / T + G(seed, n, v) ]     T > 0        (Gumbel-max: a sample of softmax(z_n / T))
+    token_n = argmax_v   z_n(v)                           T = 0
+
+z are the logits after bias, penalties and masks, in vLLM's order: logit_bias, repetition, presence and frequency penalties, temperature,
+min_p, top_k, top_p. Scores are kept as `z + T G`, which orders alike and does not blow up for small T. The draft guesses with the same
+rule on its own logits. N = rows (nodes), V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ssd_core.config import SamplingParams
+from ssd_core.noise import NoiseCache
+
+_NEVER = float("-inf")
+
+
+class TokenRule:
+    """One session's rule. Its only state is the committed tokens' counts and a cache of noise."""
+
+    def __init__(
+        self,
+        sampling: SamplingParams,
+        tokens: Sequence[int],
+        num_prompt_tokens: int,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],
+        device: torch.device | None = None,
+    ) -> None:
+        device = device or torch.device("cpu")
+        self._sampling = sampling
+        self._num_prompt_tokens = num_prompt_tokens
+        self._noise = NoiseCache(sampling.seed, vocab_size, device) if sampling.temperature > 0 else None
+        self._bias = _bias_row(sampling.logit_bias, vocab_size, device)
+        self._has_penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
+        self._is_seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        self._counts = torch.zeros(vocab_size, device=device)
+        self._ends = list({*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)})
+        self._masks_tail = sampling.top_p < 1 or sampling.min_p > 0 or 0 < sampling.top_k < vocab_size
+        if self._has_penalties:
+            self._is_seen[list(tokens)] = True
+            self._count(tokens[num_prompt_tokens:])
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Scores are the logits themselves, so that many sessions can share one arg-max."""
+        sampling = self._sampling
+        return self._noise is None and self._bias is None and not self._has_penalties and sampling.min_tokens == 0
+
+    def commit(self, tokens: Sequence[int], length: int) -> None:
+        """`tokens` have been added to the sequence, which is now `length` long."""
+        if self._has_penalties:
+            self._is_seen[list(tokens)] = True
+            self._count(tokens)
+        if self._noise is not None:
+            self._noise.forget_before(length)
+
+    def scores(self, logits: torch.Tensor, positions: Sequence[int], paths: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Scores [N, V] of the token at `positions[i]`, given logits [N, V] of nodes whose speculated path (tokens after the committed
+        ones) is `paths[i]`. The highest score is the token."""
+        if self.is_plain_greedy:
+            return logits
+        z = logits.clone()
+        if self._bias is not None:
+            z += self._bias
+        if self._has_penalties:
+            z = self._penalise(z, paths)
+        self._forbid_early_end(z, positions)
+        if self._noise is None:
+            return z
+        temperature = self._sampling.temperature
+        if self._masks_tail:
+            z = mask_tail(z, temperature, self._sampling)
+        return z + temperature * self._noise.rows(positions)
+
+    def _count(self, tokens: Sequence[int]) -> None:
+        if tokens:
+            ids = torch.tensor(tokens, device=self._counts.device)
+            self._counts.index_add_(0, ids, torch.ones(len(tokens), device=ids.device))
+
+    def _penalise(self, z: torch.Tensor, paths: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Penalties as if each row's speculated path had been generated already."""
+        counts = self._counts.repeat(len(paths), 1)
+        seen = self._is_seen.repeat(len(paths), 1)
+        for i, path in enumerate(paths):
+            for token in path:
+                counts[i, token] += 1
+                seen[i, token] = True
+        repetition = self._sampling.repetition_penalty
+        z = torch.where(seen, torch.where(z > 0, z / repetition, z * repetition), z)
+        return z - self._sampling.presence_penalty * (counts > 0) - self._sampling.frequency_penalty * counts
+
+    def _forbid_early_end(self, z: torch.Tensor, positions: Sequence[int]) -> None:
+        first_allowed = self._num_prompt_tokens + self._sampling.min_tokens
+        early = [i for i, position in enumerate(positions) if position < first_allowed]
+        if early and self._ends:
+            z[torch.tensor(early)[:, None], torch.tensor(self._ends)] = _NEVER
+
+
+def _bias_row(logit_bias: dict[int, float], vocab_size: int, device: torch.device) -> torch.Tensor | None:
+    if not logit_bias:
+        return None
+    row = torch.zeros(vocab_size, device=device)
+    row[list(logit_bias)] = torch.tensor(list(logit_bias.values()), device=device)
+    return row
+
+
+def mask_tail(z: torch.Tensor, temperature: float, sampling: SamplingParams) -> torch.Tensor:
+    """min_p, then top_k, then top_p on softmax(z / T): what is cut becomes -inf. Always keeps the likeliest token."""
+    vocab_size = z.shape[-1]
+    if sampling.min_p > 0:  # p(v) >= min_p * max p  <=>  z(v) >= max z + T log(min_p)
+        floor = z.max(-1, keepdim=True).values + temperature * torch.tensor(sampling.min_p).log()
+        z = z.masked_fill(z < floor, _NEVER)
+    if 0 < sampling.top_k < vocab_size:
+        kth = z.topk(sampling.top_k, -1).values[:, -1:]
+        z = z.masked_fill(z < kth, _NEVER)
+    if sampling.top_p < 1:
+        ordered, index = z.sort(-1, descending=True)
+        probabilities = (ordered / temperature).softmax(-1)
+        mass_before = probabilities.cumsum(-1) - probabilities
+        z = z.masked_fill((mass_before >= sampling.top_p).scatter(-1, index, mass_before >= sampling.top_p), _NEVER)
+    return z
+
+
+def target_probabilities(logits: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
+    """The distribution [N, V] that the rule samples from at T > 0 (bias and penalties left to the caller): for tests and rejection."""
+    return (mask_tail(logits, sampling.temperature, sampling) / sampling.temperature).softmax(-1)

@@ -1,0 +1,118 @@
+"""One sequence on the target's side: its tokens, its rule, where it ends, and its account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+
+from ssd_core.policies.submit import SubmitPolicy
+from ssd_core.sampling import TokenRule
+from ssd_core.text import TextStream
+from ssd_core.types import Emission, FinishReason, GenerationRequest, SessionOpen, SessionStats, TokenLogprob
+
+Sink = Callable[[Emission], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    num_tokens: int
+    """How many of the offered tokens belong to the output."""
+    reason: FinishReason | None
+
+
+class TargetSession:
+    """Mutable state of a running session. `tokens` are prompt and output; only `commit` adds to them."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        sink: Sink,
+        rule: TokenRule,
+        submit: SubmitPolicy,
+        eos_token_ids: Sequence[int],
+        tokenizer: Tokenizer | None,
+    ) -> None:
+        self.request = request
+        self.sink = sink
+        self.rule = rule
+        self.submit = submit
+        self.tokens = list(request.prompt)
+        self.ready_since: float | None = None
+        """When it first stood ready but for its draft, in this round."""
+        self.told_length = 0
+        """Committed tokens that its draft has been told of."""
+        sampling = request.sampling
+        self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
+        self._text = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output) if sampling.stop and tokenizer else None
+        self._num_rounds = 0
+        self._num_draft_tokens = 0
+        self._num_hits = 0
+        self._num_lookups = 0
+        self._accepted_per_position = [0] * submit.max_nodes
+        self._draft_wait_s = 0.0
+
+    @property
+    def id(self) -> str:
+        return self.request.session_id
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    def opening(self) -> SessionOpen:
+        request = self.request
+        return SessionOpen(request.session_id, tuple(self.tokens), len(request.prompt), request.sampling, request.speculation)
+
+    def ending(self, chosen: Sequence[int]) -> Ending:
+        """Where the output ends if `chosen` are appended: EOS, a stop token, a stop string, or the length."""
+        sampling = self.request.sampling
+        room = sampling.max_tokens - self.num_output_tokens
+        for i, token in enumerate(chosen[:room]):
+            is_end = token in self._ends and self.num_output_tokens + i >= sampling.min_tokens
+            if self._text is not None and not is_end and self._text.push([token]).is_stopped:
+                is_end = True
+            if is_end:
+                return Ending(i + 1, FinishReason.STOP)
+        return Ending(room, FinishReason.LENGTH) if len(chosen) >= room else Ending(len(chosen), None)
+
+    def commit(self, tokens: Sequence[int], num_submitted: int, num_accepted: int) -> None:
+        """Append one round's tokens."""
+        self.tokens.extend(tokens)
+        self.rule.commit(tokens, len(self.tokens))
+        self.ready_since = None
+        self._num_rounds += 1
+        self._num_draft_tokens += num_submitted
+        for i in range(num_accepted):
+            self._accepted_per_position[i] += 1
+
+    def count_lookup(self, is_hit: bool) -> None:
+        self._num_lookups += 1
+        self._num_hits += is_hit
+
+    def count_wait(self, seconds: float) -> None:
+        self._draft_wait_s += seconds
+
+    def stats(self) -> SessionStats:
+        return SessionStats(
+            num_prompt_tokens=len(self.request.prompt),
+            num_tokens=self.num_output_tokens,
+            num_rounds=self._num_rounds,
+            num_draft_tokens=self._num_draft_tokens,
+            num_accepted=sum(self._accepted_per_position),
+            num_hits=self._num_hits,
+            num_lookups=self._num_lookups,
+            accepted_per_position=tuple(self._accepted_per_position),
+            draft_wait_s=self._draft_wait_s,
+        )
+
+
+def logprobs_of(logits: torch.Tensor, tokens: Sequence[int], num_top: int) -> tuple[TokenLogprob, ...]:
+    """Log probabilities of `tokens[i]` under the unprocessed logits [N, V] row i, with the `num_top` likeliest."""
+    rows = logits[: len(tokens)].log_softmax(-1)
+    chosen = rows.gather(-1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0].tolist()
+    values, indices = rows.topk(num_top, -1)
+    tops = [tuple(zip(i, v, strict=True)) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
+    return tuple(TokenLogprob(t, c, top) for t, c, top in zip(tokens, chosen, tops, strict=True))

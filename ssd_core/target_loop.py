@@ -1,0 +1,425 @@
+"""The target's loop: submit, verify, commit, look up. One pass verifies what all running sessions submitted.
+
+Sessions join and leave between rounds. Nothing here waits for a draft unless the session's preset says so, and then no longer than
+`draft_timeout_s`: a lost message is a miss, never an error. Prompts are evaluated in chunks by the same passes.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from tokenizers import Tokenizer
+
+from ssd_core.engine.base import TRUNK_END, Engine, Part
+from ssd_core.errors import CapacityError, EngineError, InvalidRequestError
+from ssd_core.link import DraftLink
+from ssd_core.loop_stats import LoopCounters, LoopStats
+from ssd_core.policies.submit import build_submit_policy, worthwhile
+from ssd_core.sampling import TokenRule
+from ssd_core.session import Sink, TargetSession, logprobs_of
+from ssd_core.store import SpeculationStore
+from ssd_core.tree import Node
+from ssd_core.types import Emission, FinishReason, GenerationRequest, Outcome, StepTimes
+
+logger = logging.getLogger(__name__)
+
+ROUND_OVERHEAD_S = 0.001  # our own work between two passes, as measured by the gap histogram; only weighs submission sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One session's share of a round: tokens not yet in the trunk (the root last), then the submitted nodes."""
+
+    session: TargetSession
+    pending: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    is_last_chunk: bool
+    """Logits are wanted: `pending` ends with the root."""
+
+    def part(self) -> Part:
+        row_of = {node.id: len(self.pending) + i for i, node in enumerate(self.nodes)}
+        root_row = len(self.pending) - 1
+        chain = [TRUNK_END, *range(root_row)]
+        parents = [row_of.get(node.parent.id, root_row) if node.parent else root_row for node in self.nodes]
+        first_logits = root_row if self.is_last_chunk else len(self.pending)
+        return Part(self.session.id, [*self.pending, *(node.token for node in self.nodes)], chain + parents, first_logits)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the target chose for one session: accepted tokens, then the bonus."""
+
+    session: TargetSession
+    tokens: tuple[int, ...]
+
+
+class TargetLoop:
+    """Drives one target engine. `add`, `cancel` and `stats` may be called from any thread; the rest from one."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        link: DraftLink,
+        step_times: StepTimes,
+        *,
+        eos_token_ids: Sequence[int] = (),
+        tokenizer: Tokenizer | None = None,
+        max_sessions: int = 32,
+        max_queued: int = 128,
+        prefill_chunk_tokens: int = 256,
+        draft_timeout_s: float = 0.5,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._engine = engine
+        self._link = link
+        self._step_times = step_times
+        self._eos_token_ids = tuple(eos_token_ids)
+        self._tokenizer = tokenizer
+        self._max_sessions = max_sessions
+        self._max_queued = max_queued
+        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._draft_timeout_s = draft_timeout_s
+        self._clock = clock
+        self._store = SpeculationStore(engine.vocab_size)
+        self._inbox: queue.SimpleQueue[TargetSession] = queue.SimpleQueue()
+        self._cancelled: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._waiting: deque[TargetSession] = deque()
+        self._running: dict[str, TargetSession] = {}
+        self._num_queued = 0
+        self._counters = LoopCounters()
+        self._verified_at: float | None = None
+        self._all_hit = False
+
+    # ------------------------------------------------------------ from any thread
+
+    def add(self, request: GenerationRequest, sink: Sink) -> None:
+        """Queue a request; `sink` is called in the loop's thread, last with a finish reason.
+
+        Raises InvalidRequestError for what can never run here, CapacityError when the queue is full."""
+        submit = build_submit_policy(request.speculation)
+        self._check(request, submit.max_nodes)
+        if self._num_queued >= self._max_queued + self._max_sessions:
+            raise CapacityError(f"{self._num_queued} sessions are running or waiting")
+        rule = TokenRule(request.sampling, request.prompt, len(request.prompt), self._engine.vocab_size, self._eos_token_ids, self._engine.device)
+        self._num_queued += 1
+        self._inbox.put(TargetSession(request, sink, rule, submit, self._eos_token_ids, self._tokenizer))
+        self._link.wake()
+
+    def cancel(self, session_id: str) -> None:
+        """End a session within one round, if it is still there. Its sink hears CANCELLED."""
+        self._cancelled.put(session_id)
+        self._link.wake()
+
+    def stats(self) -> LoopStats:
+        engine = self._engine
+        return self._counters.snapshot(
+            running=len(self._running),
+            queued=self._num_queued - len(self._running),
+            outstanding_tokens=sum(s.request.sampling.max_tokens - s.num_output_tokens for s in [*self._running.values()]),
+            kv_cells=engine.num_cells,
+            kv_cells_free=engine.num_free_cells,
+            store_sessions=len(self._store),
+            store=self._store.counters,
+        )
+
+    # ------------------------------------------------------------ the loop
+
+    def step(self) -> bool:
+        """One round of everything that can run. False: nothing could, `wait` first."""
+        this_round = self._submit()
+        if this_round is None:
+            return False
+        logits = self._verify(this_round)
+        verdicts = self._commit(this_round, logits)
+        self._look_up(verdicts)
+        return True
+
+    def wait(self, timeout_s: float) -> None:
+        """After a `step` that did nothing: until growth, a new request, or the timeout."""
+        began = self._clock()
+        self._verified_at = None
+        self._link.wait(timeout_s)
+        waited = self._clock() - began
+        for session in self._running.values():
+            if session.ready_since is not None:
+                session.count_wait(waited)
+        self._counters.draft_wait_s += waited if self._running else 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._running and not self._waiting and self._inbox.empty()
+
+    def abort(self, reason: str) -> None:
+        """End every session with an error: the engine can go no further."""
+        self._take_requests()
+        for session in [*self._running.values(), *self._waiting]:
+            self._finish(session, (), FinishReason.ERROR, error=reason)
+        self._waiting.clear()
+
+    # ------------------------------------------------------------ submit
+
+    def _submit(self) -> Round | None:
+        self._take_requests()
+        self._admit()
+        self._ingest()
+        ready = [session for session in self._running.values() if self._is_ready(session)]
+        entries = self._entries(ready) if ready else []
+        self._send_outcomes(entries)
+        return Round(tuple(entries)) if entries else None
+
+    def _take_requests(self) -> None:
+        while not self._inbox.empty():
+            self._waiting.append(self._inbox.get())
+        while not self._cancelled.empty():
+            session_id = self._cancelled.get()
+            session = self._running.get(session_id) or next((s for s in self._waiting if s.id == session_id), None)
+            if session is not None:
+                if session_id not in self._running:
+                    self._waiting.remove(session)
+                self._finish(session, (), FinishReason.CANCELLED)
+
+    def _admit(self) -> None:
+        """Let waiting sessions in, in order, while there is room for their whole length."""
+        while self._waiting and len(self._running) < self._max_sessions:
+            session = self._waiting[0]
+            try:
+                self._engine.open(session.id, self._cells(session.request, session.submit.max_nodes))
+            except CapacityError:
+                return
+            self._waiting.popleft()
+            self._running[session.id] = session
+            self._store.open(session.id, session.tokens)
+            if session.submit.uses_draft:
+                self._open_draft(session)
+
+    def _ingest(self) -> None:
+        lost = list(self._link.needs_open())
+        for report in self._link.poll_growth():
+            self._counters.count_report(report)
+            lost.extend(report.unknown_sessions)
+            for growth in report.growths:
+                self._store.ingest(growth)
+        for session_id in lost:
+            self._reopen(session_id)
+
+    def _reopen(self, session_id: str) -> None:
+        session = self._running.get(session_id)
+        if session is not None and session.submit.uses_draft:
+            self._open_draft(session)
+
+    def _open_draft(self, session: TargetSession) -> None:
+        self._store[session.id].acknowledged_length = session.told_length = len(session.tokens)
+        self._link.open(session.opening())
+
+    def _is_ready(self, session: TargetSession) -> bool:
+        """A session whose preset waits for the draft is ready when the draft is, or cannot be waited for."""
+        if self._engine.trunk_length(session.id) < len(session.tokens) - 1:
+            return True  # its prompt is not evaluated yet
+        if session.submit.is_ready(self._store[session.id]) or not self._link.has_draft(session.id):
+            return True
+        now = self._clock()
+        if session.ready_since is None:
+            session.ready_since = now
+        if now - session.ready_since < self._draft_timeout_s:
+            return False
+        self._counters.draft_timeouts += 1
+        self._reopen(session.id)
+        return True
+
+    def _entries(self, ready: list[TargetSession]) -> list[Entry]:
+        """Prompt chunks within the pass's budget, and for the others what their policies submit, sized over the whole pass."""
+        entries: list[Entry] = []
+        budget = self._prefill_chunk_tokens
+        for session in ready:
+            pending = tuple(session.tokens[self._engine.trunk_length(session.id) :])
+            if len(pending) > 1 and budget <= 0:
+                continue
+            chunk = pending if len(pending) == 1 else pending[:budget]
+            budget -= len(chunk) if len(pending) > 1 else 0
+            is_last_chunk = len(chunk) == len(pending)
+            nodes = session.submit.nodes(self._store[session.id].tree) if is_last_chunk else []
+            entries.append(Entry(session, chunk, tuple(nodes[: self._room(session)]), is_last_chunk))
+        return self._sized(entries)
+
+    def _room(self, session: TargetSession) -> int:
+        """More speculated tokens than can still be emitted would be wasted."""
+        return session.request.sampling.max_tokens - session.num_output_tokens - 1
+
+    def _sized(self, entries: list[Entry]) -> list[Entry]:
+        """Drop the optional nodes that are not worth their share of T_verify(n)."""
+        offers: list[float] = []
+        base_nodes, base_gain = 0, 0.0
+        for entry in entries:
+            tree = self._store[entry.session.id].tree
+            reaches = [tree.reach(node) for node in entry.nodes]
+            base_nodes += len(entry.pending)
+            base_gain += 1.0
+            if entry.session.submit.is_sized:
+                offers.extend(reaches)
+            else:
+                base_nodes += len(reaches)
+                base_gain += sum(reaches)
+        if not offers:
+            return entries
+        offers.sort(reverse=True)
+        count = worthwhile(offers, base_nodes, base_gain, self._step_times, ROUND_OVERHEAD_S)
+        threshold = offers[count - 1] if count else float("inf")
+        return [self._cut(entry, threshold) if entry.session.submit.is_sized else entry for entry in entries]
+
+    def _cut(self, entry: Entry, threshold: float) -> Entry:
+        tree = self._store[entry.session.id].tree
+        nodes = tuple(node for node in entry.nodes if tree.reach(node) >= threshold)
+        return Entry(entry.session, entry.pending, nodes, entry.is_last_chunk)
+
+    def _send_outcomes(self, entries: list[Entry]) -> None:
+        """Tell the drafts what is verified now; and those that are waited for, what was committed."""
+        submitted = {entry.session.id: entry.nodes for entry in entries if entry.is_last_chunk and not entry.session.submit.waits}
+        outcomes = [
+            self._outcome(session, submitted.get(session.id, ()))
+            for session in self._running.values()
+            if session.submit.uses_draft and (session.id in submitted or session.told_length != len(session.tokens))
+        ]
+        if outcomes:
+            self._link.send_outcomes(outcomes)
+
+    def _outcome(self, session: TargetSession, nodes: Sequence[Node]) -> Outcome:
+        session.told_length = len(session.tokens)
+        base = self._store[session.id].acknowledged_length
+        return Outcome(session.id, base, tuple(session.tokens[base:]), tuple(node.id for node in nodes))
+
+    # ------------------------------------------------------------ verify
+
+    def _verify(self, this_round: Round) -> torch.Tensor:
+        parts = [entry.part() for entry in this_round.entries]
+        began = self._clock()
+        if self._verified_at is not None:
+            self._counters.count_gap(began - self._verified_at, is_single_hit=self._all_hit and len(parts) == 1)
+        logits = self._engine.evaluate(parts)
+        self._verified_at = self._clock()
+        self._counters.count_pass(sum(len(part.tokens) for part in parts), self._verified_at - began)
+        return logits
+
+    # ------------------------------------------------------------ commit
+
+    def _commit(self, this_round: Round, logits: torch.Tensor) -> list[Verdict]:
+        """Walk the target's own choices down what was submitted. The only place where tokens are written."""
+        entries = this_round.entries
+        sizes = [1 + len(entry.nodes) if entry.is_last_chunk else 0 for entry in entries]
+        starts = [0, *accumulate(sizes)]
+        choices, is_finite = self._choices(entries, sizes, logits)
+        verdicts: list[Verdict] = []
+        for i, entry in enumerate(entries):
+            rows = slice(starts[i], starts[i + 1])
+            if not entry.is_last_chunk:
+                self._engine.advance(entry.session.id, range(len(entry.pending)))
+            elif not all(is_finite[rows]):
+                self._finish(entry.session, (), FinishReason.ERROR, error="the target's logits are not finite")
+            else:
+                verdicts.extend(self._commit_entry(entry, choices[rows], logits[rows]))
+        return verdicts
+
+    def _choices(self, entries: Sequence[Entry], sizes: Sequence[int], logits: torch.Tensor) -> tuple[list[int], list[bool]]:
+        """The token rule at every row, and whether its score is a number."""
+        scores = [
+            entry.session.rule.scores(rows, *_positions_and_paths(entry, self._store[entry.session.id].tree.root))
+            for entry, rows in zip(entries, logits.split(list(sizes)), strict=True)
+            if entry.is_last_chunk
+        ]
+        if not scores:
+            return [], []
+        is_untouched = all(entry.session.rule.is_plain_greedy for entry in entries)
+        best, token = (logits if is_untouched else torch.cat(scores)).max(-1)
+        return token.tolist(), best.isfinite().tolist()
+
+    def _commit_entry(self, entry: Entry, choices: list[int], logits: torch.Tensor) -> list[Verdict]:
+        session = entry.session
+        row_of = {node.id: 1 + i for i, node in enumerate(entry.nodes)}
+        node, row, rows = self._store[session.id].tree.root, 0, [0]
+        tokens = [choices[0]]
+        while (child := node.children.get(tokens[-1])) is not None and child.id in row_of:
+            node, row = child, row_of[child.id]
+            rows.append(row)
+            tokens.append(choices[row])
+        ending = session.ending(tokens)
+        tokens = tokens[: ending.num_tokens]
+        num_accepted = min(len(rows) - 1, len(tokens))
+        num_logprobs = session.request.sampling.logprobs
+        logprobs = logprobs_of(logits[rows[: len(tokens)]], tokens, num_logprobs) if num_logprobs is not None else ()
+        session.commit(tokens, len(entry.nodes), num_accepted)
+        self._counters.count_round(len(tokens), len(entry.nodes), num_accepted)
+        if ending.reason is not None:
+            self._finish(session, tuple(tokens), ending.reason, logprobs=logprobs)
+            return []
+        root_row = len(entry.pending) - 1
+        self._engine.advance(session.id, [*range(root_row), *(root_row + row for row in rows)])
+        session.sink(Emission(session.id, tuple(tokens), logprobs))
+        return [Verdict(session, tuple(tokens))]
+
+    def _finish(
+        self, session: TargetSession, tokens: tuple[int, ...], reason: FinishReason, *, logprobs: tuple = (), error: str = ""
+    ) -> None:
+        """Give everything back, on every path a session can end, then tell its sink."""
+        self._num_queued -= 1
+        if self._running.pop(session.id, None) is not None:
+            self._engine.close(session.id)
+            self._store.close(session.id)
+            if session.submit.uses_draft:
+                self._link.close(session.id)
+        self._counters.finished[reason.value] += 1
+        session.sink(Emission(session.id, tokens, logprobs, reason, error, session.stats()))
+
+    # ------------------------------------------------------------ look up
+
+    def _look_up(self, verdicts: Sequence[Verdict]) -> None:
+        """Ask the store for each outcome's continuation. A local matter: no message is sent or waited for."""
+        self._ingest()
+        self._all_hit = bool(verdicts)
+        for verdict in verdicts:
+            session = verdict.session
+            began = self._clock()
+            is_hit = self._store.look_up(session.id, verdict.tokens)
+            if session.submit.uses_draft and not session.submit.waits:
+                self._counters.count_lookup(is_hit, self._clock() - began)
+                session.count_lookup(is_hit)
+            self._all_hit &= is_hit
+
+    # ------------------------------------------------------------ room
+
+    def _cells(self, request: GenerationRequest, max_nodes: int) -> int:
+        """KV cells a session can ever need: all its tokens, and one round's nodes."""
+        return len(request.prompt) + request.sampling.max_tokens + max_nodes + 1
+
+    def _check(self, request: GenerationRequest, max_nodes: int) -> None:
+        if not request.prompt:
+            raise InvalidRequestError("prompt", "is empty")
+        if not all(0 <= token < self._engine.vocab_size for token in request.prompt):
+            raise InvalidRequestError("prompt", f"holds a token id outside [0, {self._engine.vocab_size})")
+        length = len(request.prompt) + request.sampling.max_tokens
+        if length > self._engine.max_model_len:
+            field = "prompt" if len(request.prompt) >= self._engine.max_model_len else "max_tokens"
+            raise InvalidRequestError(
+                field, f"{len(request.prompt)} prompt tokens and {request.sampling.max_tokens} new ones exceed {self._engine.max_model_len}"
+            )
+        if self._cells(request, max_nodes) > self._engine.num_cells:
+            raise InvalidRequestError("max_tokens", f"needs {self._cells(request, max_nodes)} KV cells, there are {self._engine.num_cells}")
+
+
+def _positions_and_paths(entry: Entry, root: Node) -> tuple[list[int], list[list[int]]]:
+    """For the root's row and every submitted node's: the position its logits decide, and the speculated tokens before it."""
+    paths: dict[int, list[int]] = {root.id: []}
+    for node in entry.nodes:
+        assert node.parent is not None
+        paths[node.id] = [*paths[node.parent.id], node.token]
+    return [root.position + 1, *(node.position + 1 for node in entry.nodes)], list(paths.values())

@@ -1,0 +1,154 @@
+"""The rolling speculation tree of one session.
+
+                 root (newest committed token)
+                /     \\
+           a (.8)      b (.1)         edge: estimated probability that the target chooses this child
+           /   \\
+      c (.7)   d (.2)                 reach of c = .8 * .7
+
+Draft and target each hold one; nodes carry the same ids on both sides (see `types.child_id`). When the target has chosen, the root moves
+down the chosen path, what hangs below it stays, and the rest is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ssd_core.types import NodeId, child_id, sequence_id
+
+NOT_EVALUATED = -1
+
+
+class Node:
+    """A token after a path. `children` are in the order they were proposed, likeliest first."""
+
+    __slots__ = ("candidates", "children", "id", "index", "log_reach", "parent", "position", "token")
+
+    def __init__(self, node_id: NodeId, token: int, position: int, parent: Node | None, log_reach: float) -> None:
+        self.id = node_id
+        self.token = token
+        self.position = position
+        self.parent = parent
+        self.log_reach = log_reach
+        self.children: dict[int, Node] = {}
+        self.index = NOT_EVALUATED
+        """Draft side: number of the node in the engine's tree region."""
+        self.candidates: Candidates | None = None
+        """Draft side: what this node's evaluation proposed, kept for calibration."""
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Draft side: the model has run on it."""
+        return self.index != NOT_EVALUATED
+
+    def best_child(self) -> Node | None:
+        return max(self.children.values(), key=_log_reach, default=None)
+
+    def __repr__(self) -> str:
+        return f"Node({self.token}@{self.position}, reach {math.exp(self.log_reach):.3f}, {len(self.children)} children)"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The likeliest next tokens after a node, best first, with the draft's scores."""
+
+    tokens: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+def _log_reach(node: Node) -> float:
+    return node.log_reach
+
+
+class SpeculationTree:
+    """Tree over one session's committed tokens. `log_reach` is relative to an old root; compare by `reach`."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.root = Node(sequence_id(tokens), tokens[-1], len(tokens) - 1, None, 0.0)
+        self.nodes: dict[NodeId, Node] = {self.root.id: self.root}
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def length(self) -> int:
+        """Committed tokens."""
+        return self.root.position + 1
+
+    def reach(self, node: Node) -> float:
+        """Estimated probability, in [0, 1], that the target's choices pass through `node`."""
+        return math.exp(node.log_reach - self.root.log_reach)
+
+    def add(self, parent: Node, token: int, edge_probability: float) -> Node | None:
+        """Propose a child. None if it is there already."""
+        if token in parent.children:
+            return None
+        node = Node(child_id(parent.id, token), token, parent.position + 1, parent, parent.log_reach + math.log(max(edge_probability, 1e-9)))
+        parent.children[token] = node
+        self.nodes[node.id] = node
+        return node
+
+    def advance(self, tokens: Sequence[int]) -> list[Node]:
+        """Move the root along `tokens`. Returns the nodes passed, old root first, new root last; those not in the tree are made new."""
+        path = [self.root]
+        for token in tokens:
+            parent = path[-1]
+            node = parent.children.get(token)
+            if node is None:
+                node = Node(child_id(parent.id, token), token, parent.position + 1, parent, parent.log_reach)
+            path.append(node)
+        self.root = path[-1]
+        self.root.parent = None
+        self.nodes = {node.id: node for node in self.below(self.root)}
+        return path
+
+    def below(self, start: Node) -> Iterator[Node]:
+        """`start` and all its descendants, parents first."""
+        stack = [start]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
+
+    def best_first(self, limit: int) -> list[Node]:
+        """Up to `limit` nodes below the root by falling reach. A child never reaches further than its parent, so parents come first."""
+        taken: list[Node] = []
+        frontier = list(self.root.children.values())
+        while frontier and len(taken) < limit:
+            best = max(frontier, key=_log_reach)
+            frontier.remove(best)
+            frontier.extend(best.children.values())
+            taken.append(best)
+        return taken
+
+    def best_chain(self, limit: int) -> list[Node]:
+        """The likeliest child of the root, its likeliest child, and so on, up to `limit` nodes."""
+        chain: list[Node] = []
+        node = self.root.best_child()
+        while node is not None and len(chain) < limit:
+            chain.append(node)
+            node = node.best_child()
+        return chain
+
+    def path_to(self, node: Node) -> list[int]:
+        """Tokens from below the root to `node`."""
+        path: list[int] = []
+        while node is not self.root:
+            path.append(node.token)
+            assert node.parent is not None, "a node of this tree hangs below its root"
+            node = node.parent
+        return path[::-1]
+
+    def check_integrity(self, is_allowed: Callable[[Node], bool] = lambda node: True) -> None:
+        """Every node is listed once, hangs below the root, and agrees with its parent."""
+        listed = list(self.below(self.root))
+        assert len(listed) == len(self.nodes), (len(listed), len(self.nodes))
+        for node in listed:
+            assert self.nodes.get(node.id) is node, node
+            assert is_allowed(node), node
+            for token, child in node.children.items():
+                assert child.parent is node and child.token == token, (node, child)
+                assert child.position == node.position + 1 and child.id == child_id(node.id, token), (node, child)
+                assert child.log_reach <= node.log_reach + 1e-12, (node, child)
