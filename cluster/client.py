@@ -43,8 +43,6 @@ class Account:
     """Rounds that submitted a speculation."""
     num_draft_tokens: int
     num_accepted_tokens: int
-    num_hits: int
-    num_lookups: int
     accepted_per_position: tuple[int, ...]
     draft_wait_s: float
 
@@ -52,7 +50,7 @@ class Account:
 @dataclass(frozen=True, slots=True)
 class Completion:
     text: str
-    num_tokens: int
+    token_ids: tuple[int, ...]
     wall_s: float
     """At the client: from sending the request to having the answer."""
     account: Account
@@ -90,7 +88,8 @@ class RestClient:
         wall_s = time.perf_counter() - began
         _raise_for_error(response)
         body = response.json()
-        return Completion(body["choices"][0]["text"], body["usage"]["completion_tokens"], wall_s, account_of(body))
+        choice = body["choices"][0]
+        return Completion(choice["text"], tuple(choice["token_ids"]), wall_s, account_of(body))
 
     def stream(self, request: CompletionRequest) -> Iterator[str]:
         """The text of one answer, piece by piece as it arrives."""
@@ -131,6 +130,7 @@ class RestClient:
             "seed": request.seed,
             "ignore_eos": request.ignore_eos,
             "stream": stream,
+            "return_token_ids": not stream,
         }
         speculation = {"preset": request.preset, "lookahead": request.lookahead}
         return body | {key: value for key, value in speculation.items() if value is not None}
@@ -140,12 +140,10 @@ def account_of(body: dict[str, Any]) -> Account:
     """The account in a response body."""
     told = body["metrics"]["speculative_decoding"]
     return Account(
-        num_rounds=told["num_rounds"],
+        num_rounds=told["rounds"],
         num_drafts=told["num_drafts"],
         num_draft_tokens=told["num_draft_tokens"],
         num_accepted_tokens=told["num_accepted_tokens"],
-        num_hits=told["num_hits"],
-        num_lookups=told["num_lookups"],
         accepted_per_position=tuple(told["accepted_per_position"]),
         draft_wait_s=told["draft_wait_s"],
     )

@@ -49,7 +49,7 @@ class RootConfig(Config):
             return self.ray.num_cpus
         target, draft = self.service.target, self.service.draft
         models = target.num_replicas * target.num_cpus + draft.num_actors * draft.num_cpus
-        return ceil(models + self.service.num_ingress_replicas) + 1
+        return ceil(models + self.service.num_ingress_replicas * self.service.ingress_num_cpus) + 1
 
 
 def load_config(path: Path | str) -> RootConfig:

@@ -36,19 +36,22 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Samples by name, summed over replicas; histogram buckets by name and upper bound, cumulative as they come."""
+    """Samples by name, over all replicas; histogram buckets by name and upper bound, cumulative as they come."""
 
     totals: Mapping[str, float]
+    """Sums."""
+    largest: Mapping[str, float]
+    """For gauges that say the same everywhere."""
     cumulative: Mapping[str, Mapping[float, float]]
 
     def since(self, earlier: Counters) -> Counters:
-        """What was counted in between. For gauges the difference means nothing: read them before subtracting."""
+        """What was counted in between; gauges as they are now."""
         totals = {name: value - earlier.totals.get(name, 0.0) for name, value in self.totals.items()}
         cumulative = {
             name: {bound: n - earlier.cumulative.get(name, {}).get(bound, 0.0) for bound, n in bounds.items()}
             for name, bounds in self.cumulative.items()
         }
-        return Counters(totals, cumulative)
+        return Counters(totals, self.largest, cumulative)
 
     def total(self, name: str) -> float:
         return self.totals.get(name, 0.0)
@@ -60,12 +63,13 @@ class Counters:
         return Buckets(tuple(bounds), tuple(counts))
 
 
-NOTHING = Counters({}, {})
+NOTHING = Counters({}, {}, {})
 
 
 def parse_metrics(text: str) -> Counters:
     """Prometheus text as Counters."""
     totals: dict[str, float] = defaultdict(float)
+    largest: dict[str, float] = {}
     cumulative: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -73,4 +77,5 @@ def parse_metrics(text: str) -> Counters:
                 cumulative[sample.name.removesuffix("_bucket")][float(sample.labels["le"])] += sample.value
             else:
                 totals[sample.name] += sample.value
-    return Counters(dict(totals), {name: dict(bounds) for name, bounds in cumulative.items()})
+                largest[sample.name] = max(sample.value, largest.get(sample.name, sample.value))
+    return Counters(dict(totals), largest, {name: dict(bounds) for name, bounds in cumulative.items()})

@@ -9,11 +9,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from math import isfinite
-from typing import NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
 from ssd_core.config import SamplingParams, SpeculationConfig
+from ssd_core.draft_loop import DraftMessage, SessionClose
 from ssd_core.errors import SSDError
 from ssd_core.types import Growth, GrowthReport, Outcome, SessionOpen
 
@@ -27,30 +27,29 @@ class CodecError(SSDError):
     """Bytes that are not a message of ours."""
 
 
-class SessionClose(NamedTuple):
-    """Target to draft: the session has ended."""
-
-    session_id: str
-
-
-Order: TypeAlias = SessionOpen | Outcome | SessionClose
-"""What a target tells a draft. Orders of one target arrive in the order they were sent."""
-
-
-def encode_orders(orders: Sequence[Order]) -> bytes:
+def encode_orders(orders: Sequence[DraftMessage]) -> bytes:
     out = [struct.pack("<II", _ORDERS_MAGIC, len(orders))]
     for order in orders:
         if isinstance(order, Outcome):
-            out += (b"\x03", _text(order.session_id), struct.pack("<I", order.base_length), _column("i", order.tokens), _column("Q", order.submitted))
+            out += (
+                b"\x03",
+                _text(order.session_id),
+                struct.pack("<I", order.base_length),
+                _column("i", order.tokens),
+                _column("Q", order.submitted),
+            )
         elif isinstance(order, SessionOpen):
             out += (b"\x02", _text(order.session_id), struct.pack("<I", order.num_prompt_tokens), _column("i", order.tokens))
-            out += (_text(order.sampling.model_dump_json(exclude_defaults=True)), _text(order.speculation.model_dump_json(exclude_defaults=True)))
+            out += (
+                _text(order.sampling.model_dump_json(exclude_defaults=True)),
+                _text(order.speculation.model_dump_json(exclude_defaults=True)),
+            )
         else:
             out += (b"\x01", _text(order.session_id))
     return b"".join(out)
 
 
-def decode_orders(data: bytes, vocab_size: int) -> tuple[Order, ...]:
+def decode_orders(data: bytes, vocab_size: int) -> tuple[DraftMessage, ...]:
     reader = _Reader(data)
     magic, count = reader.unpack("<II")
     if magic != _ORDERS_MAGIC:
@@ -83,7 +82,7 @@ def decode_report(data: bytes, vocab_size: int) -> GrowthReport:
     return GrowthReport(growths, unknown, num_steps, num_nodes, busy_s, sent_at)
 
 
-def _decode_order(reader: _Reader, vocab_size: int) -> Order:
+def _decode_order(reader: _Reader, vocab_size: int) -> DraftMessage:
     (kind,) = reader.unpack("<B")
     session_id = reader.text()
     if kind == _KIND_CLOSE:

@@ -19,6 +19,10 @@ class TargetConfig(Config):
     """Sessions verified together in one pass; more wait in the replica."""
     max_queued_sessions: int = Field(default=128, ge=0)
     """Sessions that may wait in a replica; a request beyond them gets 429."""
+    draft_timeout_s: float = Field(default=0.5, gt=0)
+    """Longest wait of a session for its draft before it goes on alone (presets that wait)."""
+    shutdown_timeout_s: float = Field(default=120.0, ge=0)
+    """How long running streams may go on in a replica that is replaced or scaled away."""
 
 
 class DraftConfig(Config):
@@ -26,6 +30,7 @@ class DraftConfig(Config):
 
     engine: EngineConfig = EngineConfig(model="embedded:draft")
     num_actors: int = Field(default=1, ge=0)
+    """0 serves without drafts."""
     num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
     max_step_nodes: int = Field(default=24, ge=1)
@@ -42,7 +47,11 @@ class ServiceConfig(Config):
     speculation: SpeculationConfig = SpeculationConfig()
     """Default of every request."""
     num_ingress_replicas: int = Field(default=1, ge=1)
+    ingress_num_cpus: float = Field(default=0.0, ge=0)
+    """CPUs Ray sets aside for each ingress replica. 0: it shares the machine's, as the proxies do."""
     request_timeout_s: float = Field(default=300.0, gt=0)
     max_body_bytes: int = Field(default=2**20, ge=1024)
+    max_choices: int = Field(default=64, ge=1)
+    """Most sequences of one request: prompts times `n`."""
     api_keys: tuple[SecretStr, ...] = ()
     """When not empty, every route but /health wants one of them as a bearer token."""

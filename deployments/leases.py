@@ -35,7 +35,9 @@ class Leases:
         self._home: dict[str, str] = {}  # session id -> draft name
 
     def __repr__(self) -> str:
-        loads = ", ".join(f"{name}: {len(draft.sessions)}{' draining' if draft.is_draining else ''}" for name, draft in self._drafts.items())
+        loads = ", ".join(
+            f"{name}: {len(draft.sessions)}{' draining' if draft.is_draining else ''}" for name, draft in self._drafts.items()
+        )
         return f"<Leases {loads or 'no drafts'}, {self.wanted} wanted>"
 
     @property
@@ -95,8 +97,9 @@ class Leases:
             if session_id not in kept:
                 self.release(session_id)
 
-    def plan(self) -> PoolPlan:
-        """Marks drafts to drain (the least loaded first), or takes back a drain, and says what to start and stop."""
+    def plan(self, num_starting: int = 0) -> PoolPlan:
+        """Marks drafts to drain (the least loaded first), or takes back a drain, and says what to start and stop.
+        `num_starting` drafts are on their way and not added yet."""
         serving = [name for name, draft in self._drafts.items() if not draft.is_draining]
         draining = [name for name, draft in self._drafts.items() if draft.is_draining]
         while len(serving) < self.wanted and draining:
@@ -106,7 +109,9 @@ class Leases:
         for name in sorted(serving, key=self.load)[: max(0, len(serving) - self.wanted)]:
             self._drafts[name].is_draining = True
             draining.append(name)
-        return PoolPlan(max(0, self.wanted - len(serving)), tuple(name for name in draining if not self._drafts[name].sessions))
+        return PoolPlan(
+            max(0, self.wanted - len(serving) - num_starting), tuple(name for name in draining if not self._drafts[name].sessions)
+        )
 
     def check_integrity(self) -> None:
         held = {session_id: name for name, draft in self._drafts.items() for session_id in draft.sessions}

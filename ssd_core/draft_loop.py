@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 
@@ -61,6 +62,15 @@ class DraftSession:
         room = self.growth_limit - self.num_region
         is_growing = self.tree.root.is_evaluated and room > 0
         self.plan = self.policy.choose(self.tree, self.submitted, self.num_steps)[:room] if is_growing else []
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A node that a session would have evaluated."""
+
+    reach: float
+    session: DraftSession
+    node: Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,14 @@ class DraftLoop:
             return None
         num_nodes = sum(len(batch.nodes) + len(batch.pending) for batch in batches)
         return GrowthReport(tuple(said), tuple(unknown), int(bool(batches)), num_nodes, self._clock() - began, time.time())
+
+    def check_integrity(self) -> None:
+        """Every session's tree is sound, and its evaluated nodes are numbered as in the engine's tree region."""
+        for session in self._sessions.values():
+            session.tree.check_integrity()
+            assert session.tree.length == len(session.tokens), session.id
+            indices = sorted(node.index for node in session.tree.nodes.values() if node.is_evaluated)
+            assert indices == list(range(session.num_region)), (session.id, indices, session.num_region)
 
     # ------------------------------------------------------------ advance
 
@@ -228,7 +246,7 @@ class DraftLoop:
         """Committed tokens that still have to be evaluated come first, within a budget; then the best nodes of all sessions."""
         batches: list[Batch] = []
         budget = self._prefill_chunk_tokens
-        offers: list[tuple[float, int, DraftSession, Node]] = []
+        offers: list[Offer] = []
         for session in self._sessions.values():
             if not session.tree.root.is_evaluated:
                 pending = session.tokens[self._engine.trunk_length(session.id) :]
@@ -236,10 +254,10 @@ class DraftLoop:
                 budget -= len(chunk)
                 if chunk:
                     batches.append(Batch(session, chunk, (), len(chunk) == len(pending)))
-            offers.extend((session.tree.reach(node), len(offers) + i, session, node) for i, node in enumerate(session.plan))
+            offers.extend(Offer(session.tree.reach(node), session, node) for node in session.plan)
         chosen: dict[str, list[Node]] = {}
-        for _, _, session, node in heapq.nlargest(self._max_step_nodes, offers):
-            chosen.setdefault(session.id, []).append(node)
+        for offer in heapq.nlargest(self._max_step_nodes, offers, key=attrgetter("reach")):
+            chosen.setdefault(offer.session.id, []).append(offer.node)
         batches.extend(Batch(self._sessions[session_id], (), tuple(nodes), True) for session_id, nodes in chosen.items())
         return batches
 

@@ -96,10 +96,10 @@ class Pair:
 
         target = target or EngineConfig()
         draft = draft or EngineConfig(model="embedded:draft")
-        tokenizer, eos_token_ids = load_tokenizer(target.model)
+        loaded = load_tokenizer(target.model)
         engine = TorchEngine.load(target)
         step_times = measure_step_times(engine, target.step_times_nodes, context=256, repeats=5)
-        return cls(engine, TorchEngine.load(draft), tokenizer, eos_token_ids, step_times=step_times)
+        return cls(engine, TorchEngine.load(draft), loaded.tokenizer, loaded.eos_token_ids, step_times=step_times)
 
     def stream(
         self,

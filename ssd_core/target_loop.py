@@ -161,6 +161,14 @@ class TargetLoop:
     def is_idle(self) -> bool:
         return not self._running and not self._waiting and self._inbox.empty()
 
+    def check_integrity(self) -> None:
+        """Every running session has its tree, rooted at its newest token."""
+        self._store.check_integrity()
+        assert len(self._store) == len(self._running)
+        for session in self._running.values():
+            tree = self._store[session.id].tree
+            assert tree.length == len(session.tokens) and tree.root.token == session.tokens[-1], session.id
+
     def abort(self, reason: str) -> None:
         """End every session with an error: the engine can go no further."""
         self._take_requests()

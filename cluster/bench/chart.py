@@ -23,8 +23,7 @@ def write_chart(report: Report, path: Path) -> None:
     _draw_gap(gap, report)
     workload = report.workload
     sizes = f"{len(workload.prompts)} prompts x {workload.max_tokens} tokens, concurrency {workload.concurrency}"
-    figure.suptitle(f"{report.model}: {sizes}
-{report.machine}", fontsize=9)
+    figure.suptitle(f"{report.model}: {sizes}\n{report.machine}", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
@@ -53,7 +52,8 @@ def _draw_acceptance(axes, report: Report) -> None:  # type: ignore[no-untyped-d
             axes.plot(places, row.accepted_per_position, style, color=COLOURS.get(row.preset, OTHER), linewidth=1.4)
     axes.set_xlabel("position in the speculation")
     axes.set_ylabel("share of rounds that accept it")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     shown = [f"{style} T={temperature:g}" for style, temperature in zip(styles, report.workload.temperatures, strict=False)]
     axes.set_title("   ".join(shown), fontsize=8)
 
@@ -63,6 +63,6 @@ def _draw_gap(axes, report: Report) -> None:  # type: ignore[no-untyped-def]
     labels = [f"{1000 * bound:g}" if bound != float("inf") else "more" for bound in gaps.bounds_s]
     axes.bar(range(len(labels)), gaps.counts, color=COLOURS["ssd-tree"])
     axes.set_xticks(range(len(labels)), labels, rotation=60, fontsize=7)
-    axes.set_xlabel("at most ms from a verification's end to the next launch, on a hit")
-    axes.xaxis.label.set_fontsize(8)
+    axes.set_title("verification's end to next launch, on a hit", fontsize=8)
+    axes.set_xlabel("at most ... ms")
     axes.set_ylabel("rounds")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.bench.summary import DRAFT_NODES, GAP_ON_HIT, TARGET_NODES
+from cluster.bench.summary import DRAFT_FLOPS_PER_NODE, DRAFT_NODES, GAP_ON_HIT, HITS, LOOKUPS, TARGET_FLOPS_PER_NODE, TARGET_NODES
 from cluster.client import Account, Completion, CompletionRequest
 from cluster.counters import Counters
 
@@ -34,22 +34,21 @@ class FakeClient:
         wall_s = num_rounds * self.round_s
         self.now += wall_s
         self.num_rounds += num_rounds
-        text = f"{request.prompt}|{request.temperature}|{request.seed}|{request.max_tokens}"
+        tokens = [hash((request.prompt, request.temperature, request.seed, i)) for i in range(request.max_tokens)]
         if self.wrong == (request.preset, request.seed):
-            text += "!"
+            tokens[-1] += 1
         account = Account(
             num_rounds=num_rounds,
             num_drafts=num_drafts,
             num_draft_tokens=num_drafts * per_round,
             num_accepted_tokens=num_drafts * (per_round - 1),
-            num_hits=num_drafts // 2,
-            num_lookups=num_drafts,
             accepted_per_position=(num_drafts,) * (per_round - 1),
             draft_wait_s=0.001 * num_drafts,
         )
-        return Completion(text, request.max_tokens, wall_s, account)
+        return Completion(request.prompt, tuple(tokens), wall_s, account)
 
     def counters(self) -> Counters:
         rounds = float(self.num_rounds)
         gaps = {GAP_ON_HIT: {0.0005: rounds / 2, 0.001: rounds, float("inf"): rounds}}
-        return Counters({TARGET_NODES: 2 * rounds, DRAFT_NODES: 10 * rounds}, gaps)
+        totals = {TARGET_NODES: 2 * rounds, DRAFT_NODES: 10 * rounds, LOOKUPS: 4 * rounds, HITS: 3 * rounds}
+        return Counters(totals, {TARGET_FLOPS_PER_NODE: 100.0, DRAFT_FLOPS_PER_NODE: 10.0}, gaps)

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cluster.counters import Counters
 from cluster.bench.workload import Block, Case, Workload, blocks
 from cluster.client import Completion, CompletionRequest
+from cluster.counters import Counters
 
 WARM_UP_TOKENS = 32
 
@@ -37,7 +37,7 @@ class BlockResult:
 
     @property
     def num_tokens(self) -> int:
-        return sum(completion.num_tokens for completion in self.completions)
+        return sum(len(completion.token_ids) for completion in self.completions)
 
     @property
     def tokens_per_s(self) -> float:

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.counters import Buckets
 from cluster.bench.machine import Machine
 from cluster.bench.measure import BlockResult
-from cluster.bench.summary import Difference, Flops, Row, differences, summarise
+from cluster.bench.summary import Difference, Row, differences, summarise
 from cluster.bench.table import histogram, table
 from cluster.bench.workload import Workload
+from cluster.counters import Buckets
 
 GAP_TARGET_S = 0.001
 """What our own work between two verifications may take on a hit."""
@@ -27,7 +27,6 @@ class Report:
     """The client's; a service on `--url` may run elsewhere."""
     command: str
     workload: Workload
-    flops: Flops
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     results: tuple[BlockResult, ...]
@@ -45,7 +44,7 @@ class Report:
         workload = self.workload
         head = (
             f"{self.model} on {self.machine}\n{self.command}\n"
-            f"{len(workload.prompts)} held-out prompts, {workload.max_tokens} tokens each, concurrency {workload.concurrency}, "
+            f"held-out prompts: {len(workload.prompts)}, {workload.max_tokens} tokens each, concurrency {workload.concurrency}, "
             f"repeats {workload.repeats}, presets alternating"
         )
         parts = [head, table(self.rows), self._gap_text(), self._exactness_text()]
@@ -58,7 +57,6 @@ class Report:
             "machine": asdict(self.machine),
             "command": self.command,
             "workload": asdict(self.workload),
-            "flops_per_node": asdict(self.flops),
             "identical_tokens": self.is_exact,
             "differences": [asdict(difference) for difference in self.differences],
             "rows": [asdict(row) for row in self.rows],
@@ -82,15 +80,15 @@ class Report:
         if self.is_exact:
             return "all presets returned identical tokens: yes"
         lines = [
-            f"  prompt {d.prompt_index}, T={d.temperature:g}: {d.preset} differs from {d.reference_preset} at character {d.position}"
+            f"  prompt {d.prompt_index}, T={d.temperature:g}: {d.preset} differs from {d.reference_preset} at token {d.position}"
             for d in self.differences[:20]
         ]
         return "\n".join([f"all presets returned identical tokens: NO, {len(self.differences)} answers differ", *lines])
 
 
-def make_report(model: str, machine: Machine, command: str, workload: Workload, flops: Flops, results: Sequence[BlockResult]) -> Report:
-    rows = tuple(summarise(results, flops))
-    return Report(model, machine, command, workload, flops, rows, tuple(differences(results)), tuple(results))
+def make_report(model: str, machine: Machine, command: str, workload: Workload, results: Sequence[BlockResult]) -> Report:
+    rows = tuple(summarise(results))
+    return Report(model, machine, command, workload, rows, tuple(differences(results)), tuple(results))
 
 
 def _requests(result: BlockResult) -> list[dict[str, Any]]:
@@ -102,7 +100,7 @@ def _requests(result: BlockResult) -> list[dict[str, Any]]:
             "repeat": block.repeat,
             "prompt_index": case.prompt_index,
             "wall_s": completion.wall_s,
-            "num_tokens": completion.num_tokens,
+            "num_tokens": len(completion.token_ids),
             "block_wall_s": result.wall_s,
             **asdict(completion.account),
         }

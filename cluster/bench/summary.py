@@ -7,22 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from cluster.counters import Buckets
 from cluster.bench.measure import BlockResult
 from cluster.client import Completion
+from cluster.counters import Buckets
 
 # Names in the service's /metrics.
-TARGET_NODES = "ssd:target_nodes_total"
-DRAFT_NODES = "ssd:draft_nodes_total"
-GAP_ON_HIT = "ssd:gap_on_hit_seconds"
-
-
-@dataclass(frozen=True, slots=True)
-class Flops:
-    """Floating-point operations to evaluate one node, attention left out."""
-
-    target: float
-    draft: float
+TARGET_NODES = "ssd_verify_nodes_total"
+TARGET_FLOPS_PER_NODE = "ssd_target_flops_per_node"
+DRAFT_NODES = "ssd_growth_nodes_total"
+DRAFT_FLOPS_PER_NODE = "ssd_draft_flops_per_node"
+LOOKUPS = "ssd_lookups_total"
+HITS = "ssd_lookup_hits_total"
+GAP_ON_HIT = "ssd_verify_gap_on_hit_seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +56,26 @@ class Difference:
     preset: str
     reference_preset: str
     position: int
-    """First character that differs."""
+    """First token that differs."""
 
 
-def summarise(results: Sequence[BlockResult], flops: Flops) -> list[Row]:
+def summarise(results: Sequence[BlockResult]) -> list[Row]:
     """Rows by temperature, presets in the order of their first block."""
     by_row: dict[tuple[float, str], list[BlockResult]] = defaultdict(list)
     for result in results:
         by_row[result.block.temperature, result.block.preset].append(result)
-    return [_row(temperature, preset, own, by_row, flops) for (temperature, preset), own in by_row.items()]
+    return [_row(temperature, preset, own, by_row) for (temperature, preset), own in by_row.items()]
 
 
 def differences(results: Iterable[BlockResult]) -> list[Difference]:
-    """Empty when every preset and every repeat gave the same text for the same prompt, temperature and seed."""
+    """Empty when every preset and every repeat gave the same tokens for the same prompt, temperature and seed."""
     reference: dict[tuple[int, float], tuple[str, Completion]] = {}
     found: list[Difference] = []
     for result in results:
         for case, completion in zip(result.block.cases, result.completions, strict=True):
             preset, first = reference.setdefault((case.prompt_index, case.temperature), (result.block.preset, completion))
-            if completion.text != first.text:
-                position = _first_difference(completion.text, first.text)
+            if completion.token_ids != first.token_ids:
+                position = _first_difference(completion.token_ids, first.token_ids)
                 found.append(Difference(case.prompt_index, case.temperature, result.block.preset, preset, position))
     return found
 
@@ -95,12 +91,10 @@ def paired_ratio(own: Sequence[BlockResult], baseline: Sequence[BlockResult]) ->
     return median(ratios) if ratios else None
 
 
-def _row(
-    temperature: float, preset: str, own: Sequence[BlockResult], by_row: dict[tuple[float, str], list[BlockResult]], flops: Flops
-) -> Row:
+def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: dict[tuple[float, str], list[BlockResult]]) -> Row:
     completions = [completion for result in own for completion in result.completions]
     accounts = [completion.account for completion in completions]
-    num_tokens = sum(completion.num_tokens for completion in completions)
+    num_tokens = sum(len(completion.token_ids) for completion in completions)
     num_rounds = sum(account.num_rounds for account in accounts)
     num_drafts = sum(account.num_drafts for account in accounts)
     return Row(
@@ -112,13 +106,23 @@ def _row(
         ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ())),
         ratio_to_sd=paired_ratio(own, by_row.get((temperature, "sd"), ())),
         tokens_per_round=_share(num_tokens, num_rounds),
-        hit_rate=_share(sum(account.num_hits for account in accounts), sum(account.num_lookups for account in accounts)),
+        hit_rate=_share(_counted(own, HITS), _counted(own, LOOKUPS)),
         accepted_per_position=_per_position([account.accepted_per_position for account in accounts], num_drafts),
         draft_wait_ms=_share(1000 * sum(account.draft_wait_s for account in accounts), num_rounds),
-        target_flops_per_token=_share(flops.target * sum(result.counters.total(TARGET_NODES) for result in own), num_tokens),
-        draft_flops_per_token=_share(flops.draft * sum(result.counters.total(DRAFT_NODES) for result in own), num_tokens),
+        target_flops_per_token=_cost(own, TARGET_NODES, TARGET_FLOPS_PER_NODE),
+        draft_flops_per_token=_cost(own, DRAFT_NODES, DRAFT_FLOPS_PER_NODE),
         gap_on_hit=sum((result.counters.buckets(GAP_ON_HIT) for result in own), Buckets()),
     )
+
+
+def _counted(results: Sequence[BlockResult], name: str) -> float:
+    return sum(result.counters.total(name) for result in results)
+
+
+def _cost(results: Sequence[BlockResult], nodes: str, flops_per_node: str) -> float | None:
+    """FLOPs per emitted token; None where the service does not say what a node costs."""
+    costs = [result.counters.largest[flops_per_node] for result in results if flops_per_node in result.counters.largest]
+    return max(costs) * _counted(results, nodes) / sum(result.num_tokens for result in results) if costs else None
 
 
 def _share(part: float, whole: float) -> float | None:
@@ -132,5 +136,5 @@ def _per_position(columns: Sequence[Sequence[int]], num_drafts: int) -> tuple[fl
     return tuple(sum(column[i] for column in columns if i < len(column)) / num_drafts for i in range(longest))
 
 
-def _first_difference(one: str, other: str) -> int:
+def _first_difference(one: Sequence[int], other: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from cluster.counters import Buckets
 from cluster.bench.summary import Row
+from cluster.counters import Buckets
 
 HEADER = (
     "preset", "tokens/s", "vs ar", "vs sd", "tok/round", "hits", "wait ms/round",

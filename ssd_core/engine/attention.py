@@ -11,7 +11,7 @@ S = L + T columns; H key-value heads, G query heads to each; D and E the widths 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,19 +27,19 @@ LONG_PART_NODES = 48
 """Parts longer than this attend alone: padding the other sessions to a prompt chunk's length would cost more than a second call."""
 
 
+class Scoring(NamedTuple):
+    """How a layer turns products of queries and keys into scores."""
+
+    scaling: float
+    window: int | None
+    """A query at position p sees positions above p - window; None: all before it."""
+    softcap: float | None
+
+
 class AttentionPass(Protocol):
     """What travels as `ssd_pass`."""
 
-    def attend(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-    ) -> torch.Tensor:
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """query [1, H*G, N, D], key [1, H, N, D], value [1, H, N, E] -> [1, N, H*G, E]."""
 
 
@@ -64,7 +64,7 @@ def _attention(
     layer = module.layer_idx
     assert isinstance(layer, int), layer
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return ssd_pass.attend(layer, query, key, value, scale, sliding_window, softcap), None
+    return ssd_pass.attend(layer, query, key, value, Scoring(scale, sliding_window, softcap)), None
 
 
 class Group:
@@ -128,9 +128,7 @@ class Group:
             row[:num_new], row[num_new:] = depths[-num_new:], depths[-1]
         return torch.from_numpy(rows).to(self._device), torch.from_numpy(columns).to(self._device)
 
-    def attend(
-        self, pool: torch.Tensor, query: torch.Tensor, widths: tuple[int, int], scaling: float, window: int | None, softcap: float | None
-    ) -> torch.Tensor:
+    def attend(self, pool: torch.Tensor, query: torch.Tensor, widths: tuple[int, int], scoring: Scoring) -> torch.Tensor:
         """pool [cells, H, D+E], query [H*G, B*n, D] -> [B*n, H*G, E]."""
         heads, rows, _ = query.shape
         num_kv_heads = pool.shape[1]
@@ -143,11 +141,11 @@ class Group:
             folded = folded.reshape(self.batch, num_kv_heads, query_heads * self.new, -1)
         cached = pool.index_select(0, self.cells).view(self.batch, -1, num_kv_heads, sum(widths)).transpose(1, 2)  # [B, H, S, D+E]
         keys, values = cached.split(widths, dim=-1)
-        mask = self.mask(window, query_heads)
-        if softcap is None:
-            out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
+        mask = self.mask(scoring.window, query_heads)
+        if scoring.softcap is None:
+            out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scoring.scaling)
         else:
-            out = _soft_capped_attention(folded, keys, values, mask, scaling, softcap)
+            out = _soft_capped_attention(folded, keys, values, mask, scoring.scaling, scoring.softcap)
         return out.reshape(self.batch, heads, self.new, -1).transpose(1, 2).reshape(rows, heads, -1)
 
 
@@ -182,9 +180,12 @@ def _soft_capped_attention(
 class TreePass:
     """One pass over the new nodes of several sessions (already appended to their tree regions)."""
 
-    def __init__(self, pools: Sequence[torch.Tensor], widths: Sequence[tuple[int, int]], sessions: Sequence[SessionCells],
-                 num_new: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:  # fmt: skip
+    def __init__(
+        self, pools: Sequence[torch.Tensor], widths: Sequence[tuple[int, int]], sessions: Sequence[SessionCells], num_new: Sequence[int]
+    ) -> None:
+        """By layer: `pools` [cells, H, D+E] and `widths` (D, E). By session: `num_new` nodes at the end of its tree region."""
         self._pools, self._widths = pools, widths
+        device, dtype = pools[0].device, pools[0].dtype
         written = [cell for session, n in zip(sessions, num_new, strict=True) for cell in session.tree[-n:]]
         self._written = torch.tensor(written, device=device)  # [N]
         together = [i for i, n in enumerate(num_new) if n <= LONG_PART_NODES]
@@ -209,22 +210,13 @@ class TreePass:
             self._rows.append(torch.from_numpy(rows.reshape(-1)).to(device))
         self._back = torch.from_numpy(back).to(device)  # [N]
 
-    def attend(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-    ) -> torch.Tensor:
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         pool, widths = self._pools[layer], self._widths[layer]
         pool.index_copy_(0, self._written, torch.cat((key, value), -1)[0].transpose(0, 1))
         if not self._rows:
-            return self._groups[0].attend(pool, query[0], widths, scaling, window, softcap)[None]
+            return self._groups[0].attend(pool, query[0], widths, scoring)[None]
         outputs = [
-            group.attend(pool, query[0].index_select(1, rows), widths, scaling, window, softcap)
+            group.attend(pool, query[0].index_select(1, rows), widths, scoring)
             for group, rows in zip(self._groups, self._rows, strict=True)
         ]
         return torch.cat(outputs).index_select(0, self._back)[None]
@@ -238,16 +230,7 @@ class ShapeProbe:
         """layer -> H, D, E."""
         self.windows: dict[int, int | None] = {}
 
-    def attend(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-    ) -> torch.Tensor:
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         self.shapes[layer] = (key.shape[1], key.shape[3], value.shape[3])
-        self.windows[layer] = window
+        self.windows[layer] = scoring.window
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])

@@ -47,7 +47,8 @@ class LeanRMSNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., I] -> [..., I]."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x * norm.mul_(norm).add_(self._scaled_eps).rsqrt_() * self._scaled_weight
+        out: torch.Tensor = x * norm.mul_(norm).add_(self._scaled_eps).rsqrt_() * self._scaled_weight
+        return out
 
 
 def has_packed_linear() -> bool:
@@ -70,9 +71,10 @@ def _faster(module: nn.Module) -> nn.Module | None:
         return None
     if type(module) is nn.Linear and has_packed_linear():
         return PackedLinear(weight, module.bias)
-    if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon") and weight.ndim == 1:
-        fused = LeanRMSNorm(weight, float(module.variance_epsilon))
-        return fused if _agree(module, fused, weight) else None  # Gemma's multiplies by 1 + weight
+    eps = getattr(module, "variance_epsilon", None)
+    if type(module).__name__.endswith("RMSNorm") and isinstance(eps, float) and weight.ndim == 1:
+        lean = LeanRMSNorm(weight, eps)
+        return lean if _agree(module, lean, weight) else None  # some multiply by 1 + weight
     return None
 
 

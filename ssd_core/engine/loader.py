@@ -77,7 +77,9 @@ def load_model(config: EngineConfig) -> PreTrainedModel:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:  # what transformers raises for files it cannot use
         raise ConfigError(f"model: {config.model!r} cannot be loaded as a causal language model: {error}") from error
-    return model.eval().to(device)
+    model.eval()
+    model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
+    return model
 
 
 def load_tokenizer(model: str) -> LoadedTokenizer:
@@ -113,8 +115,8 @@ def _eos_token_ids(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer)
         config.get("eos_token_id"),
         config.get("text_config", {}).get("eos_token_id"),
     )
-    found = next((candidate for candidate in candidates if candidate is not None), [])
-    ids: list[int] = found if isinstance(found, list) else [found]
+    found: int | list[int] = next((candidate for candidate in candidates if candidate is not None), [])
+    ids = found if isinstance(found, list) else [found]
     token = settings.get("eos_token")
     own = tokenizer.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
     return tuple(dict.fromkeys(ids if own is None else [*ids, own]))

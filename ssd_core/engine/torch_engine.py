@@ -35,6 +35,8 @@ class TorchEngine(Engine):
 
     def __init__(self, model: PreTrainedModel, kv_budget_bytes: int, max_model_len: int | None = None) -> None:
         """ConfigError for models that cannot run on tree attention, found by comparing with their own forward."""
+        if model.config._attn_implementation == ATTENTION_NAME:
+            raise ConfigError("model: it belongs to another engine already")
         text_config = model.config.get_text_config()
         self._model = model.eval()
         self._device, self._dtype = model.device, model.dtype
@@ -103,11 +105,12 @@ class TorchEngine(Engine):
         num_new = [len(part.tokens) for part in parts]
         tokens = [token for part in parts for token in part.tokens]
         positions = [len(s.trunk) + depth for s, n in zip(sessions, num_new, strict=True) for depth in s.depths[-n:]]
-        kept, first = [], 0
+        kept: list[int] = []
+        first = 0
         for part, n in zip(parts, num_new, strict=True):
             kept.extend(range(first + part.logits_from, first + n))
             first += n
-        tree_pass = TreePass(self._pools, self._widths, sessions, num_new, self._device, self._dtype)
+        tree_pass = TreePass(self._pools, self._widths, sessions, num_new)
         if not kept:  # a model always gives at least one row
             return self._forward(tokens, positions, [0], tree_pass)[:0]
         return self._forward(tokens, positions, kept, tree_pass)
@@ -137,8 +140,6 @@ class TorchEngine(Engine):
     @torch.inference_mode()
     def _own_logits(self) -> torch.Tensor:
         """What the model computes for the check tokens before anything of it is replaced, [CHECK_TOKENS, V]."""
-        if self._model.config._attn_implementation == ATTENTION_NAME:
-            raise ConfigError("model: it belongs to another engine already")
         tokens = torch.tensor([_check_tokens(self._vocab_size)], device=self._device)
         logits: torch.Tensor = self._model(input_ids=tokens, use_cache=False).logits[0].float()
         return logits

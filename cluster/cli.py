@@ -1,0 +1,64 @@
+"""`ssd-serve`: the command line. Exit codes: 0 done, 1 a check or the service failed, 2 wrong usage or configuration, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from cluster.commands import bench, demo, generate, up, validate
+from cluster.commands.common import FAILED, USAGE
+from ssd_core.errors import ConfigError, InvalidRequestError, SSDError
+
+INTERRUPTED = 130
+
+DESCRIPTION = "Speculative speculative decoding, served by Ray: exact tokens, drafted while the target verifies."
+EXAMPLES = """\
+examples:
+  ssd-serve demo                                  see it work on this machine
+  ssd-serve up demo                               a service to send requests to
+  ssd-serve generate 'def fibonacci(n):'          one completion, without a service
+  ssd-serve bench --json results/bench.json       measure
+  ssd-serve COMMAND --help                        more about one of them"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ssd-serve", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (demo, up, generate, bench, validate):
+        command.add(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words)
+    args.argv = words
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: int = args.run(args)
+        return code
+    except (ConfigError, InvalidRequestError) as error:
+        return _fail(USAGE, error)
+    except SSDError as error:
+        return _fail(FAILED, error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """As Ctrl-C: whatever was started is stopped on the way out."""
+    raise KeyboardInterrupt
+
+
+def _fail(code: int, error: Exception) -> int:
+    print(f"ssd-serve: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What several subcommands share: where lines go, and the arguments that mean the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from pydantic import ValidationError
+
+from cluster.config import CONFIGS, RootConfig, load_config
+from ssd_core.config import PRESETS, SpeculationConfig
+from ssd_core.errors import ConfigError
+
+OK, FAILED, USAGE = 0, 1, 2
+"""Exit codes: done; a check or the service failed; the command line or the configuration is wrong."""
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_STARTED = time.monotonic()
+
+
+def progress(line: str) -> None:
+    """What is going on, with the seconds since the start, to stderr: results alone go to stdout."""
+    print(f"[{time.monotonic() - _STARTED:6.1f} s] {line}", file=sys.stderr, flush=True)
+
+
+def add_subcommand(
+    subparsers: Subparsers, name: str, run: Callable[[argparse.Namespace], int], purpose: str, examples: str
+) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        name, help=purpose, description=purpose, epilog=f"examples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def find_config(name: str) -> RootConfig:
+    """The configuration in a file, or in the shipped example of that name. Raises ConfigError."""
+    shipped = {path.stem: path for path in CONFIGS.glob("*.yaml")}
+    if not Path(name).exists() and name in shipped:
+        return load_config(shipped[name])
+    if not Path(name).exists():
+        raise ConfigError(f"{name}: no such file, nor a shipped example ({', '.join(sorted(shipped))})")
+    return load_config(name)
+
+
+def api_key() -> str | None:
+    """The key for a service that wants one. From the environment: an argument would show in the list of processes."""
+    return os.environ.get("SSD_API_KEY")
+
+
+def add_config(parser: argparse._ActionsContainer, *, is_option: bool = False) -> None:
+    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    text = f"a YAML file, or a shipped example: {names}"
+    if is_option:
+        parser.add_argument("--config", metavar="CONFIG", help=f"service to start: {text} (default: demo)")
+    else:
+        parser.add_argument("config", metavar="CONFIG", help=text)
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", choices=PRESETS, help="how to speculate (default: as the service is configured)")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def lookahead(text: str) -> int:
+    """As `SpeculationConfig.lookahead` allows."""
+    try:
+        return SpeculationConfig(lookahead=int(text)).lookahead
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.errors()[0]['msg']}") from error
+
+
+def seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{value} is not in 0 ... 2^63 - 1")
+    return value
+
+
+def temperature(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of 0 or more")
+    return value

@@ -1,0 +1,47 @@
+"""The application: `serve run deployments.app:build_app`, or `import_path: deployments.app:build_app` with `args:` in a Serve YAML."""
+
+from __future__ import annotations
+
+import ray
+from ray.serve import Application
+from ray.serve.config import DeploymentActorConfig, RequestRouterConfig
+
+from deployments.config import ServiceConfig
+from deployments.engines import check_same_vocabulary
+from deployments.ingress import Ingress
+from deployments.pool import SpeculatorPool
+from deployments.target import POOL_NAME, Target
+
+ROUTING_STATS_PERIOD_S = 1.0
+INGRESS_ONGOING_REQUESTS = 1000
+"""A request at the ingress is a few coroutines; the limit that matters is the target's queue."""
+
+
+def build_app(args: ServiceConfig) -> Application:
+    """Raises ConfigError for what cannot work, before any weights are loaded."""
+    target, draft = args.target, args.draft
+    if draft.num_actors > 0:
+        check_same_vocabulary(target.engine.model, draft.engine.model)
+    capacity = target.max_sessions + target.max_queued_sessions
+    pool = DeploymentActorConfig(
+        name=POOL_NAME, actor_class=ray.remote(SpeculatorPool), init_args=(draft,), actor_options={"num_cpus": 0, "max_concurrency": 1000}
+    )
+    targets = Target.options(
+        num_replicas=target.num_replicas,
+        ray_actor_options={"num_cpus": target.num_cpus, "num_gpus": target.num_gpus},
+        placement_group_bundles=[{"CPU": target.num_cpus, **({"GPU": target.num_gpus} if target.num_gpus else {})}],
+        max_ongoing_requests=capacity + 1,  # one more than fits: the replica itself says that it is full
+        max_queued_requests=capacity,
+        graceful_shutdown_timeout_s=target.shutdown_timeout_s,
+        request_router_config=RequestRouterConfig(
+            request_router_class="deployments.router:SessionRouter", request_routing_stats_period_s=ROUTING_STATS_PERIOD_S
+        ),
+        deployment_actors=[pool] if draft.num_actors > 0 else None,
+    )
+    ingress = Ingress.options(
+        num_replicas=args.num_ingress_replicas,
+        ray_actor_options={"num_cpus": args.ingress_num_cpus},
+        max_ongoing_requests=INGRESS_ONGOING_REQUESTS,
+        graceful_shutdown_timeout_s=target.shutdown_timeout_s,
+    )
+    return ingress.bind(args, targets.bind(args))

@@ -1,0 +1,60 @@
+"""The draft actor: a plain Ray actor around DraftServer. Lives and dies under the pool; never restarted in place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import ray
+
+from deployments.config import DraftConfig
+from deployments.draft_server import DraftServer
+from deployments.messages import Sample, Snapshot
+
+MAX_TARGETS = 64
+"""Target replicas one draft can stream growth to: each holds a thread."""
+
+
+@ray.remote(max_restarts=0, concurrency_groups={"orders": 1, "growth": MAX_TARGETS, "watch": 1})
+class DraftActor:
+    """Concurrency groups: orders keep their order; streams and the watch hold a thread each without being in anybody's way."""
+
+    def __init__(self, name: str, config: DraftConfig) -> None:
+        self._name = name
+        self._server = DraftServer(config)
+        self._died = threading.Event()
+
+    @ray.method(concurrency_group="orders")
+    def receive(self, target_id: str, data: bytes) -> None:
+        self._server.receive(target_id, data)
+
+    @ray.method(concurrency_group="growth")
+    def growth(self, target_id: str) -> Iterator[bytes]:
+        yield from self._server.growth(target_id)
+
+    @ray.method(concurrency_group="watch")
+    def watch(self) -> str:
+        """Blocks for as long as the loop lives; a lost actor ends it with RayActorError."""
+        while not self._server.failure:
+            self._died.wait(0.5)
+        return self._server.failure
+
+    def vocab_size(self) -> int:
+        """Also: the model is loaded."""
+        return self._server.vocab_size
+
+    def forget(self, target_id: str) -> None:
+        self._server.forget(target_id)
+
+    def snapshot(self) -> Snapshot:
+        server, labels = self._server, (("draft", self._name),)
+        samples = (
+            Sample("ssd_draft_sessions", server.num_sessions, labels),
+            Sample("ssd_draft_kv_cells", server.num_cells, labels),
+            Sample("ssd_draft_kv_cells_free", server.num_free_cells, labels),
+            Sample("ssd_draft_steps_total", server.num_steps, labels, "counter"),
+            Sample("ssd_draft_nodes_total", server.num_nodes, labels, "counter"),
+            Sample("ssd_draft_busy_seconds_total", server.busy_s, labels, "counter"),
+            Sample("ssd_draft_garbage_messages_total", server.num_garbage, labels, "counter"),
+        )
+        return Snapshot(self._name, samples)

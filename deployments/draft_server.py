@@ -1,0 +1,181 @@
+"""The draft actor without Ray: one loop for the sessions of all targets, and a stream of growth for each target."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+
+from deployments.codec import CodecError, decode_orders, encode_report
+from deployments.config import DraftConfig
+from deployments.engines import load_engine, load_tokenizer, spin_up
+from deployments.loop_thread import LoopThread
+from ssd_core.draft_loop import DraftLoop, SessionClose
+from ssd_core.types import Growth, GrowthReport
+
+logger = logging.getLogger(__name__)
+
+
+class ReportStream:
+    """Reports for one target. What gathers while one is on its way leaves together as one message."""
+
+    def __init__(self) -> None:
+        self._reports: deque[GrowthReport] = deque()
+        self._changed = threading.Event()
+        self._is_closed = False
+
+    def put(self, report: GrowthReport) -> None:
+        self._reports.append(report)
+        self._changed.set()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._changed.set()
+
+    def messages(self) -> Iterator[bytes]:
+        """Blocks for the next; ends on `close`."""
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            if self._is_closed:
+                return
+            reports = [self._reports.popleft() for _ in range(len(self._reports))]
+            if reports:
+                yield encode_report(joined(reports))
+
+
+def joined(reports: list[GrowthReport]) -> GrowthReport:
+    """Several reports as one, in order."""
+    if len(reports) == 1:
+        return reports[0]
+    return GrowthReport(
+        growths=tuple(growth for report in reports for growth in report.growths),
+        unknown_sessions=tuple(dict.fromkeys(session for report in reports for session in report.unknown_sessions)),
+        num_steps=sum(report.num_steps for report in reports),
+        num_nodes=sum(report.num_nodes for report in reports),
+        busy_s=sum(report.busy_s for report in reports),
+        sent_at=reports[-1].sent_at,
+    )
+
+
+class DraftServer:
+    """`receive`, `growth`, `forget` from any thread."""
+
+    def __init__(self, config: DraftConfig) -> None:
+        engine = load_engine(config.engine)
+        spin_up(engine)
+        self._engine = engine
+        self._loop = DraftLoop(
+            engine,
+            eos_token_ids=load_tokenizer(config.engine.model).eos_token_ids,
+            max_step_nodes=config.max_step_nodes,
+            prefill_chunk_tokens=config.engine.prefill_chunk_tokens,
+        )
+        self._streams: dict[str, ReportStream] = {}
+        self._owners: dict[str, str] = {}  # session id -> target id
+        self.num_garbage = 0
+        self.busy_s = 0.0
+        self.num_steps = 0
+        self.num_nodes = 0
+        self._thread = LoopThread("draft", self._step, self._loop.wait, num_threads=config.engine.num_threads, on_failure=self._fail)
+        self._thread.start()
+        logger.info("draft ready: %s", engine)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._engine.vocab_size
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._loop)
+
+    @property
+    def num_free_cells(self) -> int:
+        return self._engine.num_free_cells
+
+    @property
+    def num_cells(self) -> int:
+        return self._engine.num_cells
+
+    @property
+    def failure(self) -> str:
+        return self._thread.failure
+
+    def receive(self, target_id: str, data: bytes) -> None:
+        """Orders of one target, in the order it sent them."""
+        try:
+            orders = decode_orders(data, self.vocab_size)
+        except CodecError as error:
+            self.num_garbage += 1
+            logger.warning("dropped a message of %s: %s", target_id, error)
+            return
+        for order in orders:
+            if isinstance(order, SessionClose):
+                self._owners.pop(order.session_id, None)
+            else:
+                self._owners[order.session_id] = target_id
+            self._loop.receive(order)
+
+    def growth(self, target_id: str) -> Iterator[bytes]:
+        """The messages for a target, for as long as it is not forgotten. A second call for it ends the first."""
+        stream = ReportStream()
+        old, self._streams[target_id] = self._streams.get(target_id), stream
+        if old is not None:
+            old.close()
+        return stream.messages()
+
+    def forget(self, target_id: str) -> None:
+        """The target is gone: end its stream and its sessions."""
+        stream = self._streams.pop(target_id, None)
+        if stream is not None:
+            stream.close()
+        for session_id in [session for session, owner in list(self._owners.items()) if owner == target_id]:
+            self._owners.pop(session_id, None)
+            self._loop.receive(SessionClose(session_id))
+
+    def stop(self) -> None:
+        self._thread.stop()
+        for stream in list(self._streams.values()):
+            stream.close()
+
+    def _step(self) -> bool:
+        report = self._loop.step()
+        if report is None:
+            return False
+        self.num_steps += report.num_steps
+        self.num_nodes += report.num_nodes
+        self.busy_s += report.busy_s
+        for target_id, share in self._split(report).items():
+            if target_id in self._streams:
+                self._streams[target_id].put(share)
+        return True
+
+    def _split(self, report: GrowthReport) -> dict[str, GrowthReport]:
+        """Each target's part. With several targets the cost is shared out by the number of growths."""
+        if len(self._streams) == 1:
+            return {next(iter(self._streams)): report}
+        growths: dict[str, list[Growth]] = {}
+        unknown: dict[str, list[str]] = {}
+        for growth in report.growths:
+            growths.setdefault(self._owners.get(growth.session_id, ""), []).append(growth)
+        for session_id in report.unknown_sessions:
+            unknown.setdefault(self._owners.get(session_id, ""), []).append(session_id)
+        parts: dict[str, GrowthReport] = {}
+        for target_id in growths.keys() | unknown.keys():
+            mine = growths.get(target_id, [])
+            share = len(mine) / max(1, len(report.growths))
+            parts[target_id] = replace(
+                report,
+                growths=tuple(mine),
+                unknown_sessions=tuple(unknown.get(target_id, ())),
+                num_nodes=round(report.num_nodes * share),
+                busy_s=report.busy_s * share,
+            )
+        return parts
+
+    def _fail(self, reason: str) -> None:
+        """A draft whose loop died is a dead draft: its streams end, so that the targets lease another."""
+        for stream in list(self._streams.values()):
+            stream.close()

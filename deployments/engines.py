@@ -1,0 +1,113 @@
+"""Engines and tokenizers by name: real models, and `fake:` ones that need no files, for tests and rehearsals.
+
+`fake:target` and `fake:draft` speak bytes (256 tokens and an end of text). The draft agrees with the target often, not always.
+A third part is the length of a pass in milliseconds: `fake:target:5`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+from ssd_core.config import EngineConfig
+from ssd_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ssd_core.engine.base import Engine
+    from ssd_core.engine.loader import LoadedTokenizer
+
+FAKE = "fake:"
+_NOISE = {"target": 0.0, "draft": 0.3}
+_BYTES_PER_FAKE_CELL = 4096
+_END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fake:
+    noise: float
+    pass_s: float
+
+    @classmethod
+    def parse(cls, model: str) -> _Fake:
+        name, _, milliseconds = model.removeprefix(FAKE).partition(":")
+        try:
+            return cls(_NOISE[name], float(milliseconds or 0) / 1000)
+        except (KeyError, ValueError):
+            raise ConfigError(f"model: {model!r} is not of the form fake:target[:MS] or fake:draft[:MS]") from None
+
+
+def load_engine(config: EngineConfig) -> Engine:
+    if config.model.startswith(FAKE):
+        from ssd_core.engine.fake import FakeEngine
+
+        fake = _Fake.parse(config.model)
+        return FakeEngine(
+            257,
+            seed=7,
+            noise=fake.noise,
+            num_cells=config.kv_budget_bytes // _BYTES_PER_FAKE_CELL,
+            max_model_len=config.max_model_len or 2048,
+            delay_s=(lambda num_nodes: fake.pass_s) if fake.pass_s else None,
+        )
+    import torch
+
+    from ssd_core.engine.torch_engine import TorchEngine
+
+    torch.set_num_threads(config.num_threads)
+    return TorchEngine.load(config)
+
+
+def load_tokenizer(model: str) -> LoadedTokenizer:
+    from ssd_core.engine import loader
+
+    if model.startswith(FAKE):
+        _Fake.parse(model)
+        tokenizer = byte_tokenizer()
+        return loader.LoadedTokenizer(
+            tokenizer, (tokenizer.token_to_id(_END_OF_TEXT),), "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+        )
+    return loader.load_tokenizer(model)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token per byte; token 256 ends the text."""
+    alphabet = sorted(ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE({character: i for i, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens([_END_OF_TEXT])
+    return tokenizer
+
+
+def check_same_vocabulary(target: str, draft: str) -> None:
+    """Raises ConfigError unless both models' tokens mean the same. Reads tokenizers only, no weights."""
+    if target == draft:
+        return
+    target_vocab = load_tokenizer(target).tokenizer.get_vocab()
+    draft_vocab = load_tokenizer(draft).tokenizer.get_vocab()
+    if target_vocab == draft_vocab:
+        return
+    common = len(target_vocab.items() & draft_vocab.items())
+    raise ConfigError(
+        f"draft.engine.model: {draft!r} and target.engine.model {target!r} have different vocabularies: "
+        f"{len(draft_vocab)} and {len(target_vocab)} tokens, {common} alike; a draft must use its target's tokenizer"
+    )
+
+
+def spin_up(engine: Engine) -> float:
+    """Seconds of a first pass of one token: what is built on first use is built before the first request."""
+    from ssd_core.engine.base import TRUNK_END, Part
+
+    began = time.perf_counter()
+    engine.open("spin-up", 8)
+    try:
+        engine.evaluate([Part("spin-up", [0], [TRUNK_END])])
+    finally:
+        engine.close("spin-up")
+    return time.perf_counter() - began

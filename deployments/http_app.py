@@ -1,0 +1,240 @@
+"""The HTTP front: routes over a `Service`. Reads bodies, answers in OpenAI's shapes; what to do is decided elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from deployments.http_errors import ApiError, ErrorInfo, invalid, of_exception
+from deployments.http_guard import Guard
+from deployments.metrics import CONTENT_TYPE, prometheus_text
+from deployments.openai_requests import ChatFields, CommonFields, CompletionFields, Plan, json_object, validated_body
+from deployments.openai_responses import DONE, ResponseHead, ResponseShapes, event
+from deployments.service import Service
+from ssd_core.config import SamplingParams
+from ssd_core.types import SessionStats
+
+logger = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+_EVENT_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+class TokenizeFields(CommonFields):
+    prompt: str = Field()
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeFields(CommonFields):
+    tokens: tuple[int, ...]
+
+
+def build_http_app(service: Service, *, echo_request_id: bool = True) -> FastAPI:
+    """`echo_request_id`: put the request's id on every answer. Serve's proxies do that themselves."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    app = FastAPI(title="Speculative speculative decoding", version=VERSION, lifespan=lifespan)
+    routes = Routes(service)
+
+    def post(path: str, handler: Callable[[Request], Awaitable[Response]], *kinds: type) -> None:
+        schema = {"allOf": [kind.model_json_schema() for kind in kinds]}  # type: ignore[attr-defined]
+        extra = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+        app.add_api_route(path, handler, methods=["POST"], openapi_extra=extra, response_model=None)
+
+    post("/v1/completions", routes.completions, CompletionFields, SamplingParams)
+    post("/v1/chat/completions", routes.chat_completions, ChatFields, SamplingParams)
+    post("/tokenize", routes.tokenize, TokenizeFields)
+    post("/detokenize", routes.detokenize, DetokenizeFields)
+    for path, handler in (
+        ("/v1/models", routes.models),
+        ("/v1/models/{model:path}", routes.model),
+        ("/health", routes.health),
+        ("/ready", routes.ready),
+        ("/version", routes.version),
+        ("/metrics", routes.metrics),
+    ):
+        app.add_api_route(path, handler, methods=["GET"], response_model=None)
+
+    app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
+    keys = tuple(key.get_secret_value() for key in service.config.api_keys)
+    app.add_middleware(
+        Guard, api_keys=keys, max_body_bytes=service.config.max_body_bytes, echo_request_id=echo_request_id, count=service.counters.count
+    )
+    return app
+
+
+class Routes:
+    """One method per route. Exceptions are answered by `Guard`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._started = int(time.time())
+
+    async def completions(self, request: Request) -> Response:
+        data = await request.body()
+        return await self._generate(request, self._service.parser.completion(data, _session_key(request)))
+
+    async def chat_completions(self, request: Request) -> Response:
+        data = await request.body()
+        return await self._generate(request, self._service.parser.chat(data, _session_key(request)))
+
+    async def tokenize(self, request: Request) -> Response:
+        fields: TokenizeFields = validated_body(TokenizeFields, json_object(await request.body()))
+        self._service.parser.check_model(fields.model)
+        vocabulary = self._service.vocabulary
+        ids = vocabulary.token_ids(fields.prompt, fields.add_special_tokens)
+        texts = {"token_strs": [vocabulary.token_text(i) for i in ids]} if fields.return_token_strs else {}
+        return JSONResponse({"count": len(ids), "max_model_len": vocabulary.max_model_len, "tokens": ids, **texts})
+
+    async def detokenize(self, request: Request) -> Response:
+        fields: DetokenizeFields = validated_body(DetokenizeFields, json_object(await request.body()))
+        self._service.parser.check_model(fields.model)
+        vocabulary = self._service.vocabulary
+        if any(not 0 <= token < vocabulary.size for token in fields.tokens):
+            raise invalid("tokens", f"tokens: holds a token id outside [0, {vocabulary.size})")
+        return JSONResponse({"prompt": vocabulary.text(fields.tokens)})
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        self._service.parser.check_model(request.path_params["model"])
+        return JSONResponse(self._model())
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
+        if not self._service.is_ready:
+            raise ApiError(503, "the model is being loaded", code="not_ready")
+        return JSONResponse({"status": "ready"})
+
+    async def version(self, request: Request) -> Response:
+        return JSONResponse({"version": VERSION})
+
+    async def metrics(self, request: Request) -> Response:
+        snapshots = await self._service.snapshots()
+        text = prometheus_text(sample for snapshot in snapshots for sample in snapshot.samples)
+        return PlainTextResponse(text, headers={"content-type": CONTENT_TYPE})
+
+    async def _generate(self, request: Request, plan: Plan) -> Response:
+        head = ResponseHead(
+            f"{'chatcmpl' if plan.is_chat else 'cmpl'}-{request.state.request_id}", int(time.time()), self._service.config.model_name
+        )
+        shapes = ResponseShapes(head, plan, self._service.vocabulary)
+        if plan.is_stream:
+            return EventStream(self._events(plan, shapes))
+        return JSONResponse(shapes.whole(await _unless_disconnected(request, self._service.run(plan))))
+
+    async def _events(self, plan: Plan, shapes: ResponseShapes) -> AsyncIterator[bytes]:
+        """Raises before the first event what can be answered with a status."""
+        stats: list[SessionStats] = []
+        async with aclosing(self._service.stream(plan)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                if piece.chunk.stats is not None:
+                    stats.append(piece.chunk.stats)
+                yield event(shapes.piece(piece.index, piece.chunk, piece.num_tokens))
+        if plan.has_usage_chunk:
+            yield event(shapes.usage_piece(stats))
+        yield DONE
+
+    def _model(self) -> dict[str, Any]:
+        config = self._service.config
+        return {
+            "id": config.model_name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "ssd",
+            "root": config.target.engine.model,
+            "max_model_len": self._service.vocabulary.max_model_len,
+        }
+
+
+class EventStream(Response):
+    """Server-sent events. The status waits for the first event, so that a refusal is a status and not an event.
+
+    A client that leaves ends the source at once; an error in mid-stream is an event, and no [DONE] follows."""
+
+    def __init__(self, source: AsyncIterator[bytes]) -> None:
+        self._source = source
+        self.status_code = 200
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.ensure_future(self._send(send))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    async def _send(self, send: Send) -> None:
+        is_started = False
+        async with aclosing(self._source) as events:  # type: ignore[type-var]
+            try:
+                async for data in events:
+                    if not is_started:
+                        is_started = True
+                        headers = {"content-type": "text/event-stream; charset=utf-8", **_EVENT_STREAM_HEADERS}
+                        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+                        await send({"type": "http.response.start", "status": 200, "headers": raw})
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+            except OSError:
+                return  # the connection is gone
+            except Exception as error:
+                if not is_started:
+                    raise
+                info = of_exception(error)
+                if info.status == 500:
+                    logger.exception("a stream failed")
+                await send({"type": "http.response.body", "body": event(info.body()), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _unless_disconnected(request: Request, work: Any) -> Any:
+    """The result of `work`, cancelled if the client leaves first (nobody reads the answer then)."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(499, "the client has left")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _session_key(request: Request) -> str:
+    return request.headers.get("x-session-id", "")[:256]
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    """404 and 405 of the router."""
+    messages = {404: f"there is no route {request.url.path}", 405: f"{request.method} is not allowed here"}
+    info = ErrorInfo(error.status_code, messages.get(error.status_code, str(error.detail)))
+    return JSONResponse(info.body(), error.status_code, headers=dict(error.headers or {}))

@@ -1,0 +1,100 @@
+"""Every error a client can see, in OpenAI's shape. The only place where exceptions become HTTP statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from deployments.messages import Refusal, RefusalKind
+from ssd_core.errors import SSDError
+
+RETRY_AFTER_S = 1
+MAX_MESSAGE_CHARACTERS = 500
+"""What a client sent is quoted in messages; it may be long."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+    @property
+    def kind(self) -> str:
+        known = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
+        return known.get(self.status, "invalid_request_error" if self.status < 500 else "internal_error")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if self.status == 401:
+            return {"www-authenticate": "Bearer"}
+        return {"retry-after": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
+
+    def body(self) -> dict[str, Any]:
+        message = self.message if len(self.message) <= MAX_MESSAGE_CHARACTERS else self.message[:MAX_MESSAGE_CHARACTERS] + "…"
+        return {"error": {"message": message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+class ApiError(SSDError):
+    """Ends a request with an answer."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.info = ErrorInfo(status, message, param, code)
+
+    def __reduce__(self) -> tuple[type[ApiError], tuple[int, str, str | None, str | None]]:
+        return type(self), (self.info.status, self.info.message, self.info.param, self.info.code)
+
+    def renamed(self, names: Mapping[str, str]) -> ApiError:
+        """The same error, its field called as the client calls it."""
+        info = self.info
+        if info.param not in names:
+            return self
+        return ApiError(info.status, info.message.replace(info.param, names[info.param], 1), names[info.param], info.code)
+
+
+class TargetLostError(SSDError):
+    """The replica that ran a request died or cannot be reached."""
+
+
+class OverloadedError(SSDError):
+    """No replica takes another request now."""
+
+
+def invalid(param: str | None, message: str) -> ApiError:
+    return ApiError(400, message, param, "invalid_value")
+
+
+def of_refusal(refusal: Refusal) -> ErrorInfo:
+    if refusal.kind is RefusalKind.CAPACITY:
+        return ErrorInfo(429, f"the service is full: {refusal.message}", code="capacity")
+    return ErrorInfo(400, f"{refusal.field}: {refusal.message}", refusal.field, "invalid_value")
+
+
+def of_exception(error: Exception) -> ErrorInfo:
+    """Says nothing of our insides: what is unexpected goes to the log, under the request's id."""
+    match error:
+        case ApiError(info=info):
+            return info
+        case OverloadedError():
+            return ErrorInfo(429, "the service is full; try again", code="capacity")
+        case TargetLostError():
+            return ErrorInfo(503, "the replica that ran this request was lost; try again", code="replica_lost")
+        case TimeoutError():
+            return ErrorInfo(504, "the request took longer than this service allows", code="timeout")
+    return ErrorInfo(500, "internal error; the log has it under this request's id")
+
+
+def of_validation(details: ErrorDetails) -> ApiError:
+    """The first thing pydantic found wrong, with the field's name."""
+    path = [str(part) for part in details["loc"]]
+    field = path[0] if path else None
+    if details["type"] == "extra_forbidden":
+        return ApiError(400, f"{field}: there is no such field", field, "unknown_parameter")
+    if details["type"] == "missing":
+        return ApiError(400, f"{field}: is required", field, "missing_required_parameter")
+    return invalid(field, f"{'.'.join(path)}: {details['msg'][:1].lower()}{details['msg'][1:]}")

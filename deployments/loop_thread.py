@@ -1,0 +1,62 @@
+"""A thread that runs a loop's steps. If a step raises, the loop is dead and says why; nothing is caught and forgotten."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S = 0.0002
+"""The engine thread gets the interpreter lock back this soon from the event loop; Python's 5 ms would be a whole round."""
+IDLE_WAIT_S = 0.5
+"""Only bounds how long a stop takes."""
+
+
+class LoopThread:
+    """`step` does a piece of work and says whether (truthy) there was any; else `wait` is called with a timeout."""
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], object],
+        wait: Callable[[float], None],
+        *,
+        num_threads: int = 1,
+        on_failure: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self._step = step
+        self._wait = wait
+        self._num_threads = num_threads
+        self._on_failure = on_failure
+        self._is_stopping = False
+        self.failure = ""
+        """Why the loop died; empty while it lives."""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        self._is_stopping = True
+        self._thread.join(timeout_s)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive() and not self.failure
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._num_threads)  # OpenMP keeps this number per thread
+        try:
+            while not self._is_stopping:
+                if not self._step():
+                    self._wait(IDLE_WAIT_S)
+        except Exception as error:  # the plan: tell everybody who waits, and fail the health check
+            self.failure = f"{type(error).__name__}: {error}"
+            logger.exception("the loop of %s died", self._thread.name)
+            self._on_failure(self.failure)

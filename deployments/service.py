@@ -1,0 +1,181 @@
+"""What the ingress does for a checked request, without HTTP: sessions out, pieces of text in."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from deployments.assembler import Assembler
+from deployments.config import ServiceConfig
+from deployments.http_errors import ApiError, ErrorInfo, of_refusal
+from deployments.messages import Chunk, Refusal, Sample, Snapshot
+from deployments.openai_requests import Plan, RequestParser
+from deployments.target_client import TargetClient
+from deployments.vocabulary import Vocabulary
+from ssd_core.types import Emission, FinishReason, GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A chunk of one choice of a request."""
+
+    index: int
+    chunk: Chunk
+    num_tokens: int
+    """Of this choice, up to here."""
+
+
+@dataclass(slots=True)
+class ServiceCounters:
+    """Written by the event loop only."""
+
+    requests: dict[tuple[str, int], int] = field(default_factory=dict)
+    """By route and status."""
+    running: int = 0
+    pieces: int = 0
+
+    def count(self, route: str, status: int) -> None:
+        self.requests[route, status] = self.requests.get((route, status), 0) + 1
+
+
+class Service:
+    """One model behind one target client. `connect` must have returned before anything is generated."""
+
+    def __init__(self, config: ServiceConfig, target: TargetClient, name: str = "ingress") -> None:
+        self.config = config
+        self.target = target
+        self.counters = ServiceCounters()
+        self._name = name
+        self._vocabulary: Vocabulary | None = None
+        self._parser: RequestParser | None = None
+
+    async def connect(self) -> None:
+        """Returns when the target is ready."""
+        card = await self.target.card()
+        self._vocabulary = Vocabulary(card)
+        self._parser = RequestParser(self._vocabulary, self.config.model_name, self.config.speculation, self.config.max_choices)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._parser is not None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            raise ApiError(503, "the model is being loaded", code="not_ready")
+        return self._vocabulary
+
+    @property
+    def parser(self) -> RequestParser:
+        if self._parser is None:
+            raise ApiError(503, "the model is being loaded", code="not_ready")
+        return self._parser
+
+    async def run(self, plan: Plan) -> list[Chunk]:
+        """Every choice whole. Raises ApiError. Cancelling it cancels all sessions."""
+        async with asyncio.timeout(self.config.request_timeout_s), _all_or_none() as group:
+            tasks = [group.create_task(self._whole(plan, index)) for index in range(len(plan.choices))]
+        return [task.result() for task in tasks]
+
+    async def stream(self, plan: Plan) -> AsyncIterator[Piece]:
+        """Pieces of all choices as they come. Raises ApiError. Closing it cancels all sessions."""
+        async with asyncio.timeout(self.config.request_timeout_s):
+            if len(plan.choices) == 1:
+                async with aclosing(self._pieces(plan, 0)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            else:
+                async with aclosing(self._interleaved(plan)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+
+    async def snapshots(self) -> tuple[Snapshot, ...]:
+        return await self.target.snapshots(self._snapshot())
+
+    async def _whole(self, plan: Plan, index: int) -> Chunk:
+        result = await self.target.complete(self._request(plan, index), plan.session_key)
+        return Assembler(self.vocabulary.tokenizer, plan.choices[index].sampling).push(_checked(result))
+
+    async def _pieces(self, plan: Plan, index: int) -> AsyncIterator[Piece]:
+        assembler = Assembler(self.vocabulary.tokenizer, plan.choices[index].sampling)
+        async with aclosing(self.target.generate(self._request(plan, index), plan.session_key)) as emissions:  # type: ignore[type-var]
+            async for emission in emissions:
+                chunk = assembler.push(_checked(emission))
+                self.counters.pieces += 1
+                yield Piece(index, chunk, assembler.num_tokens)
+
+    async def _interleaved(self, plan: Plan) -> AsyncIterator[Piece]:
+        arrived: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
+
+        async def forward(index: int) -> None:
+            try:
+                async with aclosing(self._pieces(plan, index)) as pieces:
+                    async for piece in pieces:
+                        arrived.put_nowait(piece)
+            except Exception as error:  # handed to the reader, who raises it
+                arrived.put_nowait(error)
+            else:
+                arrived.put_nowait(None)
+
+        tasks = [asyncio.create_task(forward(index)) for index in range(len(plan.choices))]
+        try:
+            num_running = len(tasks)
+            while num_running:
+                item = await arrived.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    num_running -= 1
+                else:
+                    yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _request(self, plan: Plan, index: int) -> GenerationRequest:
+        choice = plan.choices[index]
+        return GenerationRequest(uuid.uuid4().hex, choice.prompt, choice.sampling, plan.speculation)
+
+    def _snapshot(self) -> Snapshot:
+        labels = (("ingress", self._name),)
+        counters = self.counters
+        requests = tuple(
+            Sample("ssd_http_requests_total", n, (*labels, ("route", route), ("status", str(status))), "counter")
+            for (route, status), n in counters.requests.items()
+        )
+        running = Sample("ssd_http_requests_running", counters.running, labels)
+        return Snapshot(self._name, (*requests, running, Sample("ssd_stream_pieces_total", counters.pieces, labels, "counter")))
+
+
+class _all_or_none:
+    """A task group that raises the first error itself, not a group of them."""
+
+    def __init__(self) -> None:
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> asyncio.TaskGroup:
+        return await self._group.__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            await self._group.__aexit__(*error)  # type: ignore[arg-type]
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+
+def _checked(answer: Emission | Refusal) -> Emission:
+    if isinstance(answer, Refusal):
+        raise api_error(of_refusal(answer))
+    if answer.finish_reason is FinishReason.ERROR:
+        raise ApiError(500, f"generation failed: {answer.error}", code="engine_error")
+    if answer.finish_reason is FinishReason.CANCELLED:
+        raise ApiError(503, "the request was cancelled by the service", code="cancelled")
+    return answer
+
+
+def api_error(info: ErrorInfo) -> ApiError:
+    return ApiError(info.status, info.message, info.param, info.code)

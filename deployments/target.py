@@ -1,0 +1,115 @@
+"""The target deployment: the Serve shell around TargetServer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from ray import serve
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from deployments.config import ServiceConfig
+from deployments.messages import ModelCard, Refusal, Snapshot
+from deployments.metrics import link_samples, target_samples
+from deployments.target_server import TargetServer
+from deployments.transport import RayDraftLink
+from ssd_core.link import DraftLink, NoDraft
+from ssd_core.types import Emission, GenerationRequest
+
+logger = logging.getLogger(__name__)
+
+POOL_NAME = "speculators"
+BEAT_PERIOD_S = 1.0
+DRAFT_START_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What one replica holds now: zero everywhere when nothing runs, or something leaks."""
+
+    running: int
+    queued: int
+    kv_cells_taken: int
+    store_sessions: int
+
+
+def find_pool() -> ActorHandle:
+    """Raises ValueError while there is none."""
+    pool: ActorHandle = serve.get_deployment_actor(POOL_NAME)
+    return pool
+
+
+@serve.deployment(name="Target")
+class Target:
+    async def __init__(self, config: ServiceConfig) -> None:
+        self._replica_id = serve.get_replica_context().replica_id.unique_id
+        self._has_drafts = config.draft.num_actors > 0
+        self._link: RayDraftLink | None = None
+        if self._has_drafts:
+            await find_pool().start.remote()  # the drafts load their model while this replica loads its own
+        self._server = TargetServer(config, self._make_link)
+        if self._has_drafts:
+            await self._wait_for_drafts()
+        self._beats = asyncio.get_running_loop().create_task(self._beat())
+
+    async def _wait_for_drafts(self) -> None:
+        """Ready means ready to speculate. A pool that cannot start drafts delays the service, it does not prevent it."""
+        try:
+            await asyncio.wait_for(find_pool().settled.remote(), DRAFT_START_TIMEOUT_S)
+        except (TimeoutError, RayError) as error:
+            logger.warning("serving without drafts for now: %s", error)
+
+    def _make_link(self, vocab_size: int) -> DraftLink:
+        if not self._has_drafts:
+            return NoDraft()
+        self._link = RayDraftLink(self._replica_id, vocab_size, find_pool)
+        return self._link
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Emission | Refusal]:
+        """One message per round; if the caller is slow, one for several. Ends with an emission that has a finish reason."""
+        async for emission in self._server.generate(request):
+            yield emission
+
+    async def complete(self, request: GenerationRequest) -> Emission | Refusal:
+        """The whole generation in one message."""
+        return await self._server.complete(request)
+
+    async def card(self) -> ModelCard:
+        return self._server.card
+
+    async def snapshots(self, callers_own: Snapshot) -> tuple[Snapshot, ...]:
+        """Everybody's numbers, and the caller's for the others."""
+        pool = find_pool()
+        await pool.put_snapshot.remote(callers_own)
+        await pool.put_snapshot.remote(self._snapshot())
+        snapshots: tuple[Snapshot, ...] = await pool.snapshots.remote()
+        return snapshots
+
+    async def inventory(self) -> Inventory:
+        stats = self._server.stats()
+        return Inventory(stats.running, stats.queued, stats.kv_cells - stats.kv_cells_free, stats.store_sessions)
+
+    async def pool(self) -> ActorHandle:
+        """For operators and tests; not to be kept."""
+        return find_pool()
+
+    def record_routing_stats(self) -> dict[str, float]:
+        """What the router reads of this replica, each second."""
+        stats = self._server.stats()
+        return {"outstanding_tokens": float(stats.outstanding_tokens), "kv_cells_free": float(stats.kv_cells_free)}
+
+    def check_health(self) -> None:
+        self._server.check_health()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_PERIOD_S)
+            if self._link is not None:
+                self._link.beat(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        samples = target_samples(self._server.stats(), self._replica_id)
+        return Snapshot(self._replica_id, samples + (link_samples(self._link.counters, self._replica_id) if self._link else ()))

@@ -1,0 +1,275 @@
+"""RayDraftLink: a target replica's seam to draft actors in other processes.
+
+The engine's thread only ever puts to a queue and takes from a deque. Behind it stand threads: one sends orders (all sessions of a round in
+one message per draft actor), one asks the pool for leases, and one per draft receives growth, as the items of a streaming call. A
+draft that dies takes its sessions' homes with it: `has_draft` is False from then on, and `needs_open` lists them once another can be had.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from deployments.codec import CodecError, decode_report, encode_orders
+from deployments.messages import Snapshot
+from ssd_core.draft_loop import DraftMessage, SessionClose
+from ssd_core.loop_stats import Histogram
+from ssd_core.types import GrowthReport, Outcome, SessionOpen
+
+logger = logging.getLogger(__name__)
+
+LEASE_RETRY_S = 0.1
+"""Pause before sessions without a draft ask for one again."""
+POOL_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ends a thread that reads a queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    session_id: str
+
+
+@dataclass(slots=True)
+class LinkCounters:
+    """Written by one thread each."""
+
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    reports_received: int = 0
+    bytes_received: int = 0
+    garbage: int = 0
+    drafts_lost: int = 0
+    growth_delay: Histogram = field(default_factory=Histogram)
+    """From the end of the growth step to the report's arrival here."""
+    send_s: float = 0.0
+    """Time of the sender's thread, encoding included."""
+
+
+class RayDraftLink:
+    """`find_pool` looks the pool's handle up anew: it changes when Serve restarts it."""
+
+    def __init__(self, target_id: str, vocab_size: int, find_pool: Callable[[], ActorHandle]) -> None:
+        self._target_id = target_id
+        self._vocab_size = vocab_size
+        self._find_pool = find_pool
+        self._pool: ActorHandle | None = None
+        self._lock = threading.Lock()  # guards the next five
+        self._sessions: set[str] = set()  # open on the target's side
+        self._homes: dict[str, str] = {}  # session -> draft
+        self._needs_open: set[str] = set()
+        self._drafts: dict[str, Any] = {}  # name -> its `receive`, with options set once: a call is on the path of every round
+        self._dead: set[str] = set()
+        self._orders: queue.SimpleQueue[DraftMessage | tuple[Outcome, ...] | Stop] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[SessionOpen | Release | Stop] = queue.SimpleQueue()
+        self._reports: deque[GrowthReport] = deque()
+        self._event = threading.Event()
+        self.counters = LinkCounters()
+        self._threads = [
+            threading.Thread(target=run, name=name, daemon=True) for run, name in ((self._send, "orders"), (self._lease, "leases"))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # ------------------------------------------------------------ DraftLink: the engine's thread
+
+    def open(self, opening: SessionOpen) -> None:
+        with self._lock:
+            self._sessions.add(opening.session_id)
+            has_home = opening.session_id in self._homes
+        if has_home:
+            self._orders.put(opening)
+        else:
+            self._requests.put(opening)
+
+    def send_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        self._orders.put(tuple(outcomes))
+
+    def poll_growth(self) -> list[GrowthReport]:
+        return [self._reports.popleft() for _ in range(len(self._reports))]
+
+    def needs_open(self) -> list[str]:
+        if not self._needs_open:  # a glance without the lock: the next round sees what this one misses
+            return []
+        with self._lock:
+            lost, self._needs_open = self._needs_open, set()
+        return list(lost)
+
+    def has_draft(self, session_id: str) -> bool:
+        return session_id in self._homes
+
+    def wait(self, timeout_s: float) -> None:
+        self._event.wait(timeout_s)
+        self._event.clear()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def close(self, session_id: str) -> None:
+        with self._lock:
+            self._sessions.discard(session_id)
+            self._needs_open.discard(session_id)
+        self._orders.put(SessionClose(session_id))
+
+    # ------------------------------------------------------------ the replica's event loop
+
+    def stop(self) -> None:
+        self._orders.put(Stop())
+        self._requests.put(Stop())
+
+    def beat(self, snapshot: Snapshot) -> None:
+        """Tell the pool what this target holds."""
+        with self._lock:
+            sessions = tuple(self._sessions)
+        try:
+            self._current_pool().beat.remote(self._target_id, sessions, snapshot)
+        except (RayError, ValueError) as error:  # the pool is being restarted: the next beat finds the new one
+            logger.warning("the pool does not answer: %s", error)
+            self._pool = None
+
+    # ------------------------------------------------------------ the sender's thread
+
+    def _send(self) -> None:
+        while True:
+            batch = [self._orders.get()]
+            batch += [self._orders.get() for _ in range(self._orders.qsize())]
+            began = time.perf_counter()
+            for draft, orders in self._by_draft(batch).items():
+                receive = self._drafts.get(draft)
+                if receive is None:
+                    continue  # it died this moment
+                data = encode_orders(orders)
+                receive.remote(self._target_id, data)
+                self.counters.messages_sent += 1
+                self.counters.bytes_sent += len(data)
+            self.counters.send_s += time.perf_counter() - began
+            if any(isinstance(item, Stop) for item in batch):
+                return
+
+    def _by_draft(self, batch: Iterable[DraftMessage | tuple[Outcome, ...] | Stop]) -> dict[str, list[DraftMessage]]:
+        """Orders by the draft that must hear them. Without one they are dropped: the next ones repeat what matters."""
+        orders: dict[str, list[DraftMessage]] = {}
+        with self._lock:
+            for item in batch:
+                if isinstance(item, Stop):
+                    continue
+                for order in item if isinstance(item, tuple) else (item,):
+                    home = self._homes.get(order.session_id)
+                    if isinstance(order, SessionClose):
+                        self._homes.pop(order.session_id, None)
+                        self._requests.put(Release(order.session_id))
+                    elif order.session_id not in self._sessions:
+                        continue  # it ended while its lease was asked for
+                    if home is not None:
+                        orders.setdefault(home, []).append(order)
+        return orders
+
+    # ------------------------------------------------------------ the leases' thread
+
+    def _lease(self) -> None:
+        retry: set[str] = set()
+        while True:
+            try:
+                batch = [self._requests.get(timeout=LEASE_RETRY_S if retry else None)]
+            except queue.Empty:
+                batch = []
+            batch += [self._requests.get() for _ in range(self._requests.qsize())]
+            if any(isinstance(item, Stop) for item in batch):
+                return
+            if retry:
+                with self._lock:
+                    self._needs_open |= retry & self._sessions
+                retry = set()
+            openings = [item for item in batch if isinstance(item, SessionOpen)]
+            released = [item.session_id for item in batch if isinstance(item, Release)]
+            try:
+                if openings:
+                    retry |= self._take_homes(openings)
+                if released:
+                    self._current_pool().release.options(num_returns=0).remote(released)
+            except (RayError, ValueError) as error:  # the pool died or is not found yet
+                logger.warning("no lease: %s", str(error).partition("\n")[0])
+                self._pool = None
+                retry |= {opening.session_id for opening in openings}
+
+    def _take_homes(self, openings: Sequence[SessionOpen]) -> set[str]:
+        """Lease a draft for each and hand the openings to the sender. Returns the sessions that got none."""
+        pool = self._current_pool()
+        by_session = {opening.session_id: opening for opening in openings}
+        grants = ray.get(pool.lease.remote(self._target_id, tuple(by_session)), timeout=POOL_TIMEOUT_S)
+        failed: set[str] = set()
+        for grant in grants:
+            if not grant.draft or grant.draft in self._dead or not self._meet(pool, grant.draft):
+                failed.add(grant.session_id)
+                continue
+            with self._lock:
+                if grant.session_id in self._sessions and grant.draft in self._drafts:
+                    self._homes[grant.session_id] = grant.draft
+            self._orders.put(by_session[grant.session_id])
+        return failed
+
+    def _meet(self, pool: ActorHandle, draft: str) -> bool:
+        """Get to know a draft: its handle, and a thread for its growth. False: it is gone already."""
+        if draft in self._drafts:
+            return True
+        handle = ray.get(pool.handle.remote(draft), timeout=POOL_TIMEOUT_S)
+        if handle is None:
+            return False
+        with self._lock:
+            self._drafts[draft] = handle.receive.options(num_returns=0)  # no answer: the growth stream tells of a death
+        threading.Thread(target=self._receive, args=(draft, handle), name=f"growth of {draft}", daemon=True).start()
+        return True
+
+    def _current_pool(self) -> ActorHandle:
+        if self._pool is None:
+            self._pool = self._find_pool()
+        return self._pool
+
+    # ------------------------------------------------------------ a receiver's thread
+
+    def _receive(self, draft: str, handle: ActorHandle) -> None:
+        try:
+            for reference in handle.growth.options(num_returns="streaming").remote(self._target_id):
+                self._take(ray.get(reference))
+        except (RayActorError, GetTimeoutError) as error:
+            logger.warning("lost %s: %s", draft, str(error).partition("\n")[0])
+        finally:
+            self._lose(draft)
+
+    def _take(self, data: bytes) -> None:
+        try:
+            report = decode_report(data, self._vocab_size)
+        except CodecError as error:
+            self.counters.garbage += 1
+            logger.warning("dropped a growth report: %s", error)
+            return
+        self.counters.reports_received += 1
+        self.counters.bytes_received += len(data)
+        self.counters.growth_delay.add(max(0.0, time.time() - report.sent_at))
+        self._reports.append(report)
+        self._event.set()
+
+    def _lose(self, draft: str) -> None:
+        """The draft is gone: its sessions have none from now on, and ask for another."""
+        with self._lock:
+            del self._drafts[draft]
+            self._dead.add(draft)
+            lost = {session_id for session_id, home in self._homes.items() if home == draft}
+            for session_id in lost:
+                del self._homes[session_id]
+            self._needs_open |= lost & self._sessions
+        self.counters.drafts_lost += 1
+        self._event.set()

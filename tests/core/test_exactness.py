@@ -1,0 +1,122 @@
+"""The constitution: speculative output equals plain decoding."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssd_core.config import PRESETS
+from ssd_core.engine.fake import FakeEngine
+from ssd_core.lockstep import LockstepLink
+from tests.core.chaos import ChaosLink
+from tests.core.driver import drive, requests
+
+SAMPLINGS = {
+    "greedy": {},
+    "greedy with penalties": {"repetition_penalty": 1.3, "frequency_penalty": 0.5, "presence_penalty": 0.2},
+    "greedy with a bias": {"logit_bias": {3: 4.0, 9: -3.0}},
+    "T=0.7": {"temperature": 0.7},
+    "T=1": {"temperature": 1.0},
+    "T=1, top-p and penalties": {"temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.2, "frequency_penalty": 0.3},
+    "T=1.3, top-k, min-p": {"temperature": 1.3, "top_k": 8, "min_p": 0.05},
+    "EOS and min_tokens": {"temperature": 1.0, "ignore_eos": False, "min_tokens": 4, "max_tokens": 60, "stop_token_ids": (11, 12)},
+}
+SPECULATIVE = [preset for preset in PRESETS if preset != "ar"]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_every_preset_gives_the_tokens_of_plain_decoding(sampling: dict, concurrency: int) -> None:
+    sampling = {"max_tokens": 50 if concurrency == 1 else 24, **sampling}
+    plain = drive(requests(concurrency, "ar", **sampling))
+    for preset in SPECULATIVE:
+        run = drive(requests(concurrency, preset, **sampling))
+        assert run.tokens == plain.tokens, preset
+        assert {k: e.finish_reason for k, e in run.last.items()} == {k: e.finish_reason for k, e in plain.last.items()}
+        assert run.stats.draft_tokens > 0 and run.stats.accepted > 0, "nothing was speculated: the test would show nothing"
+        assert run.stats.rounds < plain.stats.rounds
+
+
+@pytest.mark.parametrize("preset", SPECULATIVE)
+@pytest.mark.parametrize("chaos_seed", range(6))
+def test_lost_late_and_repeated_messages_change_no_token(preset: str, chaos_seed: int) -> None:
+    sampling = {"temperature": 1.0 if chaos_seed % 2 else 0.0, "frequency_penalty": 0.2}
+    plain = drive(requests(4, "ar", seed=chaos_seed, **sampling))
+    links: list[ChaosLink] = []
+
+    def make_link(draft):
+        links.append(ChaosLink(draft, chaos_seed))
+        return links[0]
+
+    run = drive(requests(4, preset, seed=chaos_seed, **sampling), make_link=make_link, draft_timeout_s=0.001)
+    assert run.tokens == plain.tokens
+    assert links[0].num_lost > 0 and run.stats.accepted > 0
+
+
+@pytest.mark.parametrize("preset", SPECULATIVE)
+@pytest.mark.parametrize("noise", [0.0, 5.0], ids=["perfect draft", "useless draft"])
+def test_the_quality_of_the_draft_changes_speed_only(preset: str, noise: float) -> None:
+    plain = drive(requests(3, "ar"))
+    run = drive(requests(3, preset), draft=FakeEngine(seed=3, noise=noise))
+    assert run.tokens == plain.tokens
+    tokens_per_round = run.stats.tokens / run.stats.rounds
+    assert tokens_per_round > 3 if noise == 0.0 else tokens_per_round < 2
+
+
+def test_sizes_of_speculation_change_no_token() -> None:
+    plain = drive(requests(2, "ar", temperature=0.8))
+    for preset in SPECULATIVE:
+        for speculation in ({"lookahead": 1, "tree_nodes": 1}, {"lookahead": 12, "tree_nodes": 40}, {"growth_limit": 3}, {"fan_out": 6}):
+            run = drive(requests(2, preset, temperature=0.8, speculation=speculation))
+            assert run.tokens == plain.tokens, (preset, speculation)
+
+
+def test_presets_mix_in_one_batch() -> None:
+    plain = drive(requests(5, "ar", temperature=0.9))
+    mixed = [requests(5, preset, temperature=0.9)[i] for i, preset in enumerate(PRESETS)]
+    assert drive(mixed).tokens == plain.tokens
+
+
+def test_sessions_that_wait_for_room_get_the_same_tokens() -> None:
+    plain = drive(requests(6, "ar"))
+    assert drive(requests(6, "ssd-tree"), max_sessions=2).tokens == plain.tokens
+    small = FakeEngine(seed=3, num_cells=180)
+    assert drive(requests(6, "ssd-tree"), target=small).tokens == plain.tokens
+
+
+def test_a_draft_without_room_costs_speed_only() -> None:
+    plain = drive(requests(3, "ar"))
+    for preset in SPECULATIVE:
+        run = drive(requests(3, preset), draft=FakeEngine(seed=3, num_cells=20))
+        assert run.tokens == plain.tokens and run.stats.accepted == 0, preset
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 5, 6, 7, 15, 16, 17])
+def test_output_lengths_around_lookahead_and_chunk_boundaries(max_tokens: int) -> None:
+    plain = drive(requests(4, "ar", max_tokens=max_tokens))
+    assert all(len(tokens) == max_tokens for tokens in plain.tokens.values())
+    for preset in SPECULATIVE:
+        assert drive(requests(4, preset, max_tokens=max_tokens)).tokens == plain.tokens, preset
+
+
+def test_a_stop_token_at_every_offset_inside_an_accepted_run_ends_the_output_there() -> None:
+    plain = drive(requests(1, "ar")).tokens["s0"]
+    for offset in range(1, 12):
+        stop = plain[offset]
+        end = plain.index(stop) + 1
+        run = drive(requests(1, "ssd-tree", stop_token_ids=(stop,)), draft=FakeEngine(seed=3))
+        assert run.tokens["s0"] == plain[:end]
+
+
+def test_logprobs_are_those_of_plain_decoding() -> None:
+    plain = drive(requests(2, "ar", temperature=0.8, logprobs=3))
+    run = drive(requests(2, "ssd-tree", temperature=0.8, logprobs=3))
+    for session_id in plain.tokens:
+        ours = [p for e in run.emissions if e.session_id == session_id for p in e.logprobs]
+        theirs = [p for e in plain.emissions if e.session_id == session_id for p in e.logprobs]
+        assert [p.token for p in ours] == plain.tokens[session_id]
+        assert ours == theirs
+
+
+def test_growth_steps_deeper_than_one_round_are_kept() -> None:
+    run = drive(requests(1, "ssd-tree", max_tokens=120), make_link=lambda draft: LockstepLink(draft, 6), draft=FakeEngine(seed=3))
+    assert run.stats.hits / run.stats.lookups > 0.9

@@ -1,0 +1,115 @@
+"""Whatever ends a session gives everything back; what can never run is refused; one session's error is nobody else's."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssd_core.config import SamplingParams, SpeculationConfig
+from ssd_core.engine.fake import FakeEngine
+from ssd_core.errors import CapacityError, InvalidRequestError
+from ssd_core.link import NoDraft
+from ssd_core.target_loop import TargetLoop
+from ssd_core.types import FinishReason, GenerationRequest
+from tests.core.driver import STEP_TIMES, Run, drive, requests
+
+
+def test_cancelled_sessions_give_everything_back_and_the_others_go_on() -> None:
+    plain = drive(requests(4, "ar"))
+    run = drive(
+        requests(4, "ssd-tree"),
+        max_sessions=3,  # s3 is still waiting when it is cancelled
+        on_round=lambda loop, n: [loop.cancel(s) for s in ("s1", "s3", "unknown")] if n == 4 else None,
+    )
+    assert run.last["s1"].finish_reason is run.last["s3"].finish_reason is FinishReason.CANCELLED
+    assert run.tokens["s0"] == plain.tokens["s0"] and run.tokens["s2"] == plain.tokens["s2"]
+    assert run.tokens["s1"] == plain.tokens["s1"][: len(run.tokens["s1"])]
+
+
+def test_nan_logits_end_their_session_and_no_other() -> None:
+    plain = drive(requests(3, "ar"))
+    calls = {"s1": 0}
+
+    def is_sick(session_id: str) -> bool:
+        calls["s1"] += session_id == "s1"
+        return session_id == "s1" and calls["s1"] > 4
+
+    run = drive(requests(3, "ssd-tree"), target=FakeEngine(seed=3, yields_nan=is_sick))
+    assert run.last["s1"].finish_reason is FinishReason.ERROR and "finite" in run.last["s1"].error
+    assert run.tokens["s0"] == plain.tokens["s0"] and run.tokens["s2"] == plain.tokens["s2"]
+
+
+def test_a_draft_that_yields_nan_costs_speed_only() -> None:
+    plain = drive(requests(2, "ar"))
+    for preset in ("sd", "tree", "ssd", "ssd-tree"):
+        run = drive(requests(2, preset), draft=FakeEngine(seed=3, yields_nan=lambda session_id: True))
+        assert run.tokens == plain.tokens
+
+
+def test_without_any_draft_every_preset_decodes_plainly() -> None:
+    plain = drive(requests(2, "ar"))
+    for preset in ("sd", "tree", "ssd", "ssd-tree"):
+        assert drive(requests(2, preset), make_link=lambda draft: NoDraft()).tokens == plain.tokens
+
+
+def loop_of(**sizes: int) -> TargetLoop:
+    return TargetLoop(FakeEngine(num_cells=100, max_model_len=90), NoDraft(), STEP_TIMES, **sizes)
+
+
+def request(session_id: str = "a", prompt: tuple[int, ...] = (1, 2), **sampling: object) -> GenerationRequest:
+    return GenerationRequest(session_id, prompt, SamplingParams(**sampling), SpeculationConfig(preset="ar"))
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("prompt", {"prompt": ()}),
+        ("prompt", {"prompt": (64,)}),
+        ("prompt", {"prompt": (-1,)}),
+        ("prompt", {"prompt": (1,) * 90}),
+        ("max_tokens", {"max_tokens": 89}),
+    ],
+)
+def test_what_can_never_run_is_refused_with_the_field(field: str, wrong: dict) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        loop_of().add(request(**wrong), Run().sink)
+    assert caught.value.field == field
+
+
+def test_a_session_larger_than_the_kv_budget_is_refused() -> None:
+    loop = TargetLoop(FakeEngine(num_cells=20, max_model_len=90), NoDraft(), STEP_TIMES)
+    with pytest.raises(InvalidRequestError, match="KV cells"):
+        loop.add(request(max_tokens=30), Run().sink)
+
+
+def test_a_full_queue_refuses_until_something_ends() -> None:
+    loop, run = loop_of(max_sessions=1, max_queued=1), Run()
+    loop.add(request("a", max_tokens=2), run.sink)
+    loop.add(request("b", max_tokens=2), run.sink)
+    with pytest.raises(CapacityError):
+        loop.add(request("c", max_tokens=2), run.sink)
+    while not loop.is_idle:
+        loop.step()
+    loop.add(request("c", max_tokens=2), run.sink)
+    while not loop.is_idle:
+        loop.step()
+    assert {k: len(v) for k, v in run.tokens.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_abort_tells_every_session() -> None:
+    loop, run = loop_of(max_sessions=1), Run()
+    for name in "ab":
+        loop.add(request(name, max_tokens=5), run.sink)
+    loop.step()
+    loop.abort("the engine died")
+    assert {k: (e.finish_reason, e.error) for k, e in run.last.items()} == {n: (FinishReason.ERROR, "the engine died") for n in "ab"}
+    assert loop.stats().kv_cells_free == 100
+
+
+def test_the_account_of_a_session_adds_up() -> None:
+    run = drive(requests(2, "ssd-tree"))
+    for session_id, last in run.last.items():
+        stats = last.stats
+        assert stats.num_tokens == len(run.tokens[session_id]) == 50
+        assert stats.num_tokens == stats.num_rounds + stats.num_accepted, "every round gives one token and what was accepted"
+        assert stats.accepted_per_position[0] == max(stats.accepted_per_position)
+        assert stats.num_hits <= stats.num_lookups == stats.num_rounds - 1

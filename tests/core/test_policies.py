@@ -1,0 +1,105 @@
+"""What is grown and what is submitted."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ssd_core.calibration import EdgeCalibration, softmax
+from ssd_core.policies.grow import GrowBestFirst, GrowChain, GrowFanOut
+from ssd_core.policies.submit import worthwhile
+from ssd_core.tree import Candidates, SpeculationTree
+from ssd_core.types import StepTimes
+
+FLAT = StepTimes((1, 100), (0.010, 0.010))
+STEEP = StepTimes((1, 11), (0.010, 0.110))
+
+
+def evaluated_root(*children: tuple[int, float]) -> SpeculationTree:
+    tree = SpeculationTree((9,))
+    tree.root.index = 0
+    for token, edge in children:
+        tree.add(tree.root, token, edge)
+    return tree
+
+
+def test_a_chain_grows_one_node_at_a_time_and_stops_at_k() -> None:
+    tree = evaluated_root((1, 0.9))
+    policy = GrowChain(3)
+    node = tree.root
+    for depth in range(2):
+        (node,) = policy.choose(tree, (), depth)
+        node.index = depth + 1
+        tree.add(node, 1, 0.9)
+    assert policy.choose(tree, (), 2) == []
+    assert len(tree.best_chain(9)) == 3
+
+
+def test_best_first_takes_the_likeliest_places_wherever_they_are() -> None:
+    tree = evaluated_root((1, 0.6), (2, 0.3))
+    first = tree.root.children[1]
+    first.index = 1
+    tree.add(first, 3, 0.6)
+    tree.add(first, 4, 0.1)
+    chosen = GrowBestFirst(branching=4, width=2).choose(tree, (), 0)
+    assert [n.token for n in chosen] == [3, 2]
+    assert GrowBestFirst(branching=4, width=2, max_steps=1).choose(tree, (), 1) == []
+
+
+def test_fan_out_guesses_f_other_tokens_at_every_place_the_chain_may_end() -> None:
+    tree = evaluated_root((1, 0.7), (2, 0.2), (3, 0.1))
+    submitted = tree.root.children[1]
+    submitted.index = 1
+    for token, edge in ((4, 0.5), (5, 0.3), (6, 0.2)):
+        tree.add(submitted, token, edge)
+    policy = GrowFanOut(lookahead=2, fan_out=2, width=8)
+    heads = policy.choose(tree, [submitted], 0)
+    assert sorted(n.token for n in heads) == [2, 3, 4, 5], "never the submitted token itself, F of the rest at each place"
+    head = next(n for n in heads if n.token == 4)
+    head.index = 2
+    tree.add(head, 7, 0.9)
+    assert 7 in [n.token for n in policy.choose(tree, [submitted], 1)], "a guessed outcome goes on as a chain"
+    head.children[7].index = 3
+    tree.add(head.children[7], 8, 0.9)
+    assert 8 not in [n.token for n in policy.choose(tree, [submitted], 2)], "and ends after K evaluations"
+
+
+def test_fan_out_first_evaluates_the_end_of_the_chain() -> None:
+    tree = evaluated_root((1, 0.7), (2, 0.2))
+    chain_end = tree.root.children[1]
+    assert chain_end in GrowFanOut(2, 1, 8).choose(tree, [chain_end], 0)
+
+
+def test_nodes_are_submitted_while_they_are_worth_their_time() -> None:
+    gains = [0.9, 0.8, 0.5, 0.2, 0.05]
+    assert worthwhile(gains, 1, 1.0, FLAT, 0.0) == 5, "free nodes are all worth it"
+    assert worthwhile(gains, 1, 1.0, STEEP, 0.0) == 0, "a node that costs as much as a pass never is"
+    middling = StepTimes((1, 11), (0.010, 0.030))
+    rates = [(1 + sum(gains[:n])) / middling.at(1 + n) for n in range(6)]
+    assert worthwhile(gains, 1, 1.0, middling, 0.0) == max(range(6), key=rates.__getitem__)
+    assert worthwhile([], 1, 1.0, FLAT, 0.0) == 0
+
+
+def test_step_times_between_and_beyond_the_measured_sizes() -> None:
+    times = StepTimes((2, 4, 8), (1.0, 2.0, 3.0))
+    assert [times.at(n) for n in (1, 2, 3, 6, 8, 16)] == pytest.approx([1.0, 1.0, 1.5, 2.5, 3.0, 6.0])
+
+
+def test_calibration_finds_the_scale_of_the_drafts_errors() -> None:
+    import random
+
+    generator = random.Random(0)
+    gumbel = lambda: -math.log(-math.log(generator.random()))  # noqa: E731
+    for true_scale in (0.5, 2.0):
+        calibration = EdgeCalibration()
+        assert calibration.scale == 1.0
+        for _ in range(1500):
+            scores = sorted((2.0 * gumbel() for _ in range(8)), reverse=True)
+            noisy = [score + true_scale * gumbel() for score in scores]
+            calibration.observe(Candidates(tuple(range(8)), tuple(scores)), noisy.index(max(noisy)))
+        assert true_scale / 1.6 <= calibration.scale <= true_scale * 1.6
+
+
+def test_edge_probabilities_bear_masked_candidates() -> None:
+    assert softmax((1.0, 0.0, float("-inf")), 1.0) == pytest.approx([0.7310586, 0.2689414, 0.0])

@@ -1,0 +1,132 @@
+"""The token rule samples from the target's distribution, and its noise is Philox."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from ssd_core.config import SamplingParams
+from ssd_core.noise import NoiseCache, gumbel, philox
+from ssd_core.sampling import TokenRule, mask_tail, target_probabilities
+
+# Known answers of Philox-4x32-10, from the Random123 distribution: counter, key, result.
+KNOWN_ANSWERS = [
+    ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        0x299F31D0_A4093822,
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.2, 0.0, -0.5, -1.0, -3.0])
+NUM_DRAWS = 20_000
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
+def test_philox_gives_its_known_answers(counter: tuple, key: int, expected: tuple) -> None:
+    words = philox(tuple(torch.tensor([c]) for c in counter), key)
+    assert tuple(int(word) for word in words) == expected
+
+
+def test_noise_depends_on_seed_position_and_token_alone() -> None:
+    whole = gumbel(7, torch.arange(40), 50)
+    assert torch.equal(gumbel(7, torch.tensor([33]), 50)[0], whole[33])
+    assert torch.equal(gumbel(7, torch.arange(40), 20), whole[:, :20])
+    assert torch.equal(NoiseCache(7, 50, torch.device("cpu")).rows([33, 5, 33]), whole[[33, 5, 33]])
+    assert not torch.equal(gumbel(8, torch.arange(40), 50), whole)
+    assert whole.flatten().unique().numel() == whole.numel()
+
+
+def test_the_cache_forgets_what_is_committed() -> None:
+    cache = NoiseCache(7, 50, torch.device("cpu"))
+    cache.rows(list(range(64)))
+    cache.forget_before(40)
+    assert sorted(cache._blocks) == [2, 3]
+    assert torch.equal(cache.rows([3])[0], gumbel(7, torch.tensor([3]), 50)[0])
+
+
+def draws(rule: TokenRule, num_draws: int = NUM_DRAWS) -> torch.Tensor:
+    """Tokens chosen at `num_draws` positions from the same logits."""
+    rows = LOGITS.repeat(num_draws, 1)
+    return rule.scores(rows, range(num_draws), [()] * num_draws).argmax(-1)
+
+
+def p_value(tokens: torch.Tensor, probabilities: torch.Tensor) -> float:
+    counts = torch.bincount(tokens, minlength=len(probabilities)).double()
+    possible = probabilities > 0
+    assert counts[~possible].sum() == 0, "a token without probability was drawn"
+    expected = probabilities[possible].double()
+    return float(chisquare(counts[possible].numpy(), (expected / expected.sum() * counts.sum()).numpy()).pvalue)
+
+
+def rule_of(**fields: object) -> TokenRule:
+    return TokenRule(SamplingParams(**fields), (0,), 1, len(LOGITS), ())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"temperature": 1.0}, {"temperature": 0.5}, {"temperature": 1.7, "top_k": 4}, {"temperature": 1.0, "top_p": 0.8}, {"temperature": 1.0, "min_p": 0.2}],
+    ids=str,
+)
+def test_sampled_tokens_follow_the_target_distribution(fields: dict) -> None:
+    sampling = SamplingParams(seed=11, **fields)
+    expected = target_probabilities(LOGITS[None], sampling)[0]
+    assert p_value(draws(rule_of(seed=11, **fields)), expected) > 1e-3
+
+
+def test_the_frequency_test_fails_when_the_rule_is_broken() -> None:
+    """Without the temperature on the noise, and with noise that two positions share, the same test must object."""
+    tempered = target_probabilities(LOGITS[None], SamplingParams(temperature=0.5))[0]
+    noise = gumbel(11, torch.arange(NUM_DRAWS), len(LOGITS))
+    assert p_value((LOGITS + 0.5 * noise).argmax(-1), tempered) > 1e-3
+    assert p_value((LOGITS + noise).argmax(-1), tempered) < 1e-6
+    assert p_value((LOGITS + 0.5 * noise.abs()).argmax(-1), tempered) < 1e-6
+    repeated = noise[: NUM_DRAWS // 40].repeat_interleave(40, 0)
+    assert p_value((LOGITS + 0.5 * repeated).argmax(-1), tempered) < 1e-3
+
+
+def test_seeds_and_positions_are_independent() -> None:
+    by_seed = torch.stack([(LOGITS + gumbel(seed, torch.arange(4), len(LOGITS))).argmax(-1) for seed in range(2500)])
+    joint = torch.bincount(by_seed[:, 0] * 8 + by_seed[:, 1], minlength=64).double()
+    p = LOGITS.softmax(-1).double()
+    expected = torch.outer(p, p).flatten()
+    keep = expected * 2500 > 5
+    assert chisquare(joint[keep].numpy(), (expected[keep] / expected[keep].sum() * joint[keep].sum()).numpy()).pvalue > 1e-3
+
+
+def test_masks_keep_what_they_should() -> None:
+    row = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    kept = lambda **f: mask_tail(row, 1.0, SamplingParams(temperature=1.0, **f)).isfinite()[0].tolist()  # noqa: E731
+    assert kept(top_p=0.5) == [True, True, False, False]
+    assert kept(top_p=0.05) == [True, False, False, False]
+    assert kept(top_k=3) == [True, True, True, False]
+    assert kept(min_p=0.5) == [True, True, True, False]
+    assert kept(top_k=3, top_p=0.7) == [True, True, False, False], "top_p is taken of what top_k left: .44, .33, .22"
+
+
+def test_penalties_count_the_speculated_path_as_generated() -> None:
+    fields = {"repetition_penalty": 2.0, "presence_penalty": 0.5, "frequency_penalty": 0.25}
+    sampling = SamplingParams(**fields)
+    fresh = TokenRule(sampling, (0, 1), 1, len(LOGITS), ())  # prompt 0, generated 1
+    speculated = fresh.scores(LOGITS[None].clone(), [4], [(2, 2)])[0]
+    fresh.commit((2, 2), 4)
+    committed = fresh.scores(LOGITS[None].clone(), [4], [()])[0]
+    assert torch.equal(speculated, committed)
+    expected = LOGITS.clone()
+    expected[0] /= 2.0  # prompt: repetition alone
+    expected[1] = expected[1] / 2.0 - 0.5 - 0.25
+    expected[2] = expected[2] / 2.0 - 0.5 - 2 * 0.25
+    assert torch.allclose(committed, expected)
+
+
+def test_bias_and_min_tokens() -> None:
+    rule = TokenRule(SamplingParams(logit_bias={3: 10.0}, min_tokens=2, stop_token_ids=(1,)), (0,), 1, len(LOGITS), (0,))
+    scores = rule.scores(LOGITS.repeat(3, 1), [1, 2, 3], [(), (4,), (4, 5)])
+    assert scores[:2, [0, 1]].isneginf().all() and scores[2].isfinite().all()
+    assert scores.argmax(-1).tolist() == [3, 3, 3]
+
+
+def test_temperature_near_zero_is_greedy() -> None:
+    assert (draws(rule_of(temperature=1e-6), 500) == 0).all()

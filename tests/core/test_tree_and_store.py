@@ -1,0 +1,95 @@
+"""Any order of growth, duplicates, garbage and advances keeps tree and store sound."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssd_core.store import SpeculationStore
+from ssd_core.tree import SpeculationTree
+from ssd_core.types import Growth, child_id, sequence_id
+
+VOCAB = 8
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple]:
+    """Interleaved growth records and advances. A growth names its parent by a path of tokens, which may not be there."""
+    growth = st.tuples(st.just("grow"), st.lists(st.integers(0, VOCAB - 1), max_size=4), st.integers(-2, VOCAB + 1), st.floats(-0.5, 1.5))
+    advance = st.tuples(st.just("advance"), st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3))
+    return draw(st.lists(st.one_of(growth, growth, growth, advance), max_size=60))
+
+
+@settings(max_examples=150, deadline=None)
+@given(histories(), st.randoms(use_true_random=False))
+def test_the_store_stays_sound_under_any_history(history: list[tuple], random: object) -> None:
+    store = SpeculationStore(VOCAB)
+    tokens = [1, 2, 3]
+    store.open("a", tokens)
+    sent: list[Growth] = []
+    for kind, path, *rest in history:
+        if kind == "grow":
+            token, probability = rest
+            sent.append(Growth("a", len(tokens), (sequence_id([*tokens, *path]),), (token,), (probability,)))
+            for growth in {sent[-1], random.choice(sent)}:  # an old one again, too: late or a duplicate
+                store.ingest(growth)
+        else:
+            is_hit = store.look_up("a", path)
+            tokens.extend(path)
+            assert is_hit == bool(store["a"].tree.root.children)
+        store.check_integrity()
+        tree = store["a"].tree
+        assert tree.length == len(tokens) and tree.root.id == sequence_id(tokens)
+    counters = store.counters
+    assert counters.ingested + counters.late + counters.garbage + counters.duplicate >= len(sent)
+
+
+def test_garbage_and_foreign_growth_is_counted_and_dropped() -> None:
+    store = SpeculationStore(VOCAB)
+    store.open("a", (1, 2))
+    store.open("b", (4,))
+    root = sequence_id((1, 2))
+    bad = [(root, VOCAB, 0.5), (root, -1, 0.5), (root, 3, float("nan")), (root, 3, 1.5), (root, 3, -0.1)]
+    for parent, token, probability in bad:
+        store.ingest(Growth("a", 2, (parent,), (token,), (probability,)))
+    store.ingest(Growth("b", 1, (root,), (3,), (0.5,)))  # a's node under b's name
+    store.ingest(Growth("gone", 1, (root,), (3,), (0.5,)))
+    assert store.counters.garbage == len(bad) and store.counters.late == 2 and store.counters.ingested == 0
+    assert len(store["a"].tree) == len(store["b"].tree) == 1
+
+
+def test_advance_keeps_what_hangs_below_the_new_root_and_drops_the_rest() -> None:
+    tree = SpeculationTree((9,))
+    a, b = tree.add(tree.root, 1, 0.8), tree.add(tree.root, 2, 0.1)
+    c, d = tree.add(a, 3, 0.7), tree.add(a, 4, 0.2)
+    tree.add(b, 5, 0.9)
+    below_c = tree.add(c, 6, 0.5)
+    assert [n.token for n in tree.best_first(10)] == [1, 3, 6, 4, 2, 5]
+    assert tree.reach(below_c) == pytest.approx(0.8 * 0.7 * 0.5)
+    path = tree.advance((1, 3))
+    assert path[1:] == [a, c] and tree.root is c
+    assert set(tree.nodes) == {c.id, below_c.id} and tree.reach(below_c) == pytest.approx(0.5)
+    assert d.id not in tree.nodes
+    tree.check_integrity()
+
+
+def test_an_outcome_that_nobody_guessed_makes_a_fresh_root() -> None:
+    tree = SpeculationTree((9,))
+    tree.add(tree.root, 1, 0.8)
+    tree.advance((1, 7, 7))
+    assert len(tree) == 1 and tree.root.id == sequence_id((9, 1, 7, 7)) and tree.length == 4
+    tree.check_integrity()
+
+
+def test_node_ids_name_whole_sequences() -> None:
+    ids = {sequence_id(s) for s in [(1,), (2,), (1, 2), (2, 1), (1, 2, 3), (0,), (0, 0), (0, 0, 0)]}
+    assert len(ids) == 8
+    assert child_id(sequence_id((1, 2)), 3) == sequence_id((1, 2, 3))
+
+
+def test_an_acknowledgement_from_the_future_is_not_believed() -> None:
+    store = SpeculationStore(VOCAB)
+    store.open("a", (1, 2))
+    store.ingest(Growth("a", 50, (), (), ()))
+    assert store["a"].acknowledged_length == 2

@@ -1,0 +1,244 @@
+"""One real service on a local Ray: fake models that take a few milliseconds per pass, real actors, real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.config import DraftConfig, ServiceConfig, TargetConfig
+from ssd_core.config import EngineConfig
+
+pytestmark = [pytest.mark.service, pytest.mark.timeout(150)]
+
+APP = "ssd-test"
+PROMPT = {"prompt": "def main(", "temperature": 0.0, "ignore_eos": True, "return_token_ids": True}
+CONFIG = ServiceConfig(
+    model_name="m",
+    target=TargetConfig(engine=EngineConfig(model="fake:target:4"), max_sessions=4, max_queued_sessions=4, num_cpus=0.5, shutdown_timeout_s=1),
+    draft=DraftConfig(engine=EngineConfig(model="fake:draft:1"), num_cpus=0.5),
+)
+
+
+@dataclass(frozen=True)
+class Running:
+    url: str
+    handle: Any
+    """Of the ingress."""
+    target: Any
+
+    def inventory(self) -> Any:
+        return self.target.inventory.remote().result(timeout_s=10)
+
+    def pool(self) -> Any:
+        return self.target.pool.remote().result(timeout_s=10)
+
+    def pool_status(self) -> Any:
+        import ray
+
+        return ray.get(self.pool().status.remote(), timeout=10)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Running]:
+    """Ray, Serve and the application on ports and in a folder of their own; all of it ends with the module."""
+    import ray
+    from ray import serve
+
+    from cluster.local import free_port
+    from deployments.app import build_app
+
+    port = free_port("127.0.0.1")
+    with tempfile.TemporaryDirectory(prefix="ssd-", ignore_cleanup_errors=True) as folder:
+        environment = {"PYTHONPATH": os.getcwd(), "RAY_AUTH_MODE": "disabled"}
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=128 * 2**20,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": environment},
+            _temp_dir=folder,
+        )
+        try:
+            serve.start(http_options={"host": "127.0.0.1", "port": port})
+            handle = serve.run(build_app(CONFIG), name=APP)
+            url = f"http://127.0.0.1:{port}"
+            eventually(lambda: httpx.get(url + "/ready").status_code == 200, 60)
+            yield Running(url, handle, serve.get_deployment_handle("Target", APP))
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+@pytest.fixture
+async def client(service: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+        yield client
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float) -> float:
+    """Seconds until it holds; what is observed lies in other processes, so it is asked again and again."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < timeout_s, f"not within {timeout_s} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+async def whole(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    answer = await client.post("/v1/completions", json={**PROMPT, **fields})
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+async def streamed(client: httpx.AsyncClient, on_piece: Callable[[int], None] = lambda n: None, **fields: Any) -> tuple[list[int], str, dict[str, Any]]:
+    """Token ids, text and the last chunk. Fails unless the stream ends with [DONE]."""
+    tokens: list[int] = []
+    text = ""
+    body = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}, **fields}
+    last: dict[str, Any] = {}
+    async with client.stream("POST", "/v1/completions", json=body) as answer:
+        assert answer.status_code == 200
+        is_done = False
+        async for line in answer.aiter_lines():
+            if line == "data: [DONE]":
+                is_done = True
+            elif line:
+                last = json.loads(line.removeprefix("data: "))
+                assert "error" not in last, last
+                for choice in last["choices"]:
+                    tokens += choice["token_ids"]
+                    text += choice["text"]
+                    on_piece(len(tokens))
+        assert is_done
+    return tokens, text, last
+
+
+async def test_a_stream_equals_the_whole_and_plain_decoding(client: httpx.AsyncClient) -> None:
+    for sampling in ({}, {"temperature": 1.0, "seed": 5}):
+        plain = (await whole(client, max_tokens=60, preset="ar", **sampling))["choices"][0]
+        for preset in ("sd", "ssd", "ssd-tree"):
+            speculated = await whole(client, max_tokens=60, preset=preset, **sampling)
+            assert speculated["choices"][0] == plain, preset
+        tokens, text, last = await streamed(client, max_tokens=60, **sampling)
+        assert (tokens, text) == (plain["token_ids"], plain["text"])
+        assert last["usage"]["completion_tokens"] == 60
+        assert last["metrics"]["speculative_decoding"]["num_accepted_tokens"] > 0
+
+
+async def test_python_callers_get_the_same_tokens(service: Running, client: httpx.AsyncClient) -> None:
+    expected = (await whole(client, max_tokens=30))["choices"][0]
+    params = {"max_tokens": 30, "temperature": 0.0, "ignore_eos": True}
+
+    def call() -> list[Any]:
+        return list(service.handle.options(stream=True).generate.remote(PROMPT["prompt"], **params))
+
+    chunks = await asyncio.to_thread(call)
+    assert [token for chunk in chunks for token in chunk.token_ids] == expected["token_ids"]
+    assert chunks[-1].finish_reason == "length" and chunks[-1].stats.num_tokens == 30
+
+
+async def test_a_python_caller_hears_which_field_is_wrong(service: Running) -> None:
+    from deployments.http_errors import ApiError
+
+    def call() -> list[Any]:
+        return list(service.handle.options(stream=True).generate.remote("a", temperature=-1))
+
+    with pytest.raises(ApiError, match="temperature"):
+        await asyncio.to_thread(call)
+
+
+async def test_bad_inputs_leave_the_service_alive(service: Running, client: httpx.AsyncClient) -> None:
+    bodies: list[bytes] = [b"", b"{", b"\xff", b'{"prompt":"a","temperature":NaN}', b'{"prompt":[999]}', b'{"prompt":"a","max_tokens":99999}', b"x" * 2**21]
+    for body in bodies:
+        answer = await client.post("/v1/completions", content=body)
+        assert 400 <= answer.status_code < 500 and answer.json()["error"]["message"], body[:40]
+    for method, path in (("GET", "/nope"), ("GET", "/v1/completions")):
+        assert (await client.request(method, path)).json()["error"]["type"]
+    assert (await whole(client, max_tokens=4))["usage"]["completion_tokens"] == 4
+    assert service.inventory().running == 0
+
+
+async def test_a_client_that_leaves_gives_everything_back_within_a_second(service: Running, client: httpx.AsyncClient) -> None:
+    async def leave_after_tokens() -> None:
+        async with client.stream("POST", "/v1/completions", json={**PROMPT, "max_tokens": 1500, "stream": True}) as answer:
+            async for line in answer.aiter_lines():
+                if line:
+                    return
+
+    async def leave_while_waiting() -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/v1/completions", json={**PROMPT, "max_tokens": 1500}, timeout=0.3)
+
+    for leave in (leave_after_tokens, leave_while_waiting):
+        await asyncio.gather(leave(), leave(), leave())
+        seconds = await asyncio.to_thread(
+            eventually, lambda: (i := service.inventory()).running == i.queued == i.kv_cells_taken == i.store_sessions == 0, 5.0
+        )
+        assert seconds < 1.0
+        await asyncio.to_thread(eventually, lambda: service.pool_status().num_sessions == 0, 1.0)
+
+
+async def test_a_full_service_says_429_at_once_and_serves_what_it_took(service: Running, client: httpx.AsyncClient) -> None:
+    async def one() -> tuple[int, float]:
+        began = time.monotonic()
+        answer = await client.post("/v1/completions", json={**PROMPT, "max_tokens": 300})
+        if answer.status_code == 429:
+            assert answer.headers["retry-after"] and answer.json()["error"]["type"] == "rate_limit_error"
+        return answer.status_code, time.monotonic() - began
+
+    results = await asyncio.gather(*(one() for _ in range(24)))
+    statuses = [status for status, _ in results]
+    assert set(statuses) == {200, 429} and statuses.count(200) >= 8
+    assert service.inventory().running == 0
+
+
+async def test_a_killed_draft_changes_no_token_fails_no_request_and_is_replaced(service: Running, client: httpx.AsyncClient) -> None:
+    import ray
+
+    expected = (await whole(client, max_tokens=400, preset="ar"))["choices"][0]["token_ids"]
+    pool = service.pool()
+    before = service.pool_status()
+    is_killed = False
+
+    def kill(num_tokens: int) -> None:
+        nonlocal is_killed
+        if num_tokens > 80 and not is_killed:
+            is_killed = True
+            ray.kill(ray.get(pool.handle.remote(before.drafts[0])))
+
+    (tokens, _, last), *others = await asyncio.gather(
+        streamed(client, kill, max_tokens=400), *(streamed(client, max_tokens=400, preset=preset) for preset in ("ssd", "sd"))
+    )
+    assert is_killed and tokens == expected and all(other[0] == expected for other in others)
+    assert last["metrics"]["speculative_decoding"]["num_accepted_tokens"] > 0
+    await asyncio.to_thread(eventually, lambda: service.pool_status().num_replaced == before.num_replaced + 1, 5)
+    await asyncio.to_thread(eventually, lambda: len(service.pool_status().drafts) == 1, 30)
+    again = await whole(client, max_tokens=100)
+    assert again["metrics"]["speculative_decoding"]["num_accepted_tokens"] > 0
+
+
+async def test_metrics_have_vllms_names_and_ours(client: httpx.AsyncClient) -> None:
+    text = (await client.get("/metrics")).text
+    for name in (
+        "vllm:spec_decode_num_drafts_total{",
+        "vllm:spec_decode_num_draft_tokens_total{",
+        "vllm:spec_decode_num_accepted_tokens_total{",
+        "vllm:spec_decode_num_accepted_tokens_per_pos_total{",
+        "ssd_growth_arrival_seconds_bucket{",
+        "ssd_http_requests_total{",
+        "ssd_pool_drafts ",
+        "ssd_draft_busy_seconds_total{",
+    ):
+        assert f"\n{name}" in text, name
