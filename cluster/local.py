@@ -12,10 +12,12 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -108,19 +110,21 @@ class LocalService:
 
         if not self._owns_ray:
             self._progress(f"joining Ray at {self._config.ray.address}")
-            ray.init(address=self._config.ray.address, logging_level=logging.ERROR, log_to_driver=False)
+            with _own_sigterm():
+                ray.init(address=self._config.ray.address, logging_level=logging.ERROR, log_to_driver=False)
             return
         self._progress(f"starting a local Ray with {self._config.num_logical_cpus} logical CPUs")
         self._temp_dir = self._config.ray.temp_dir or Path(tempfile.mkdtemp(prefix="ssd-"))
-        ray.init(
-            address="local",
-            num_cpus=self._config.num_logical_cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=str(self._temp_dir.absolute()),
-        )
+        with _own_sigterm():
+            ray.init(
+                address="local",
+                num_cpus=self._config.num_logical_cpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _temp_dir=str(self._temp_dir.absolute()),
+            )
 
     def _deploy(self) -> None:
         from ray import serve
@@ -174,13 +178,20 @@ def _service_builder() -> AppBuilder:
     return build_app
 
 
-def _set_ray_environment() -> None:
-    """Before Ray is imported: no telemetry, and a cluster that only we may enter.
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """`ray.init` takes SIGTERM for itself, and would abort where the caller's handler stops the service in order: give it back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
-    Ray listens on the machine's own address. The token lives in the environment of our processes only; without it Ray would
-    write one below the home folder. Whoever has set RAY_AUTH_MODE has decided otherwise.
+
+def _set_ray_environment() -> None:
+    """Before `ray.init`: no telemetry, and a cluster that only we may enter.
+
+    Ray listens on the machine's own address. It asks for a token unless RAY_AUTH_MODE says otherwise; this one lives in the
+    environment of our processes only, where Ray by itself would keep one below the home folder.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

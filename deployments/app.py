@@ -10,6 +10,7 @@ from deployments.config import ServiceConfig
 from deployments.engines import check_same_vocabulary
 from deployments.ingress import Ingress
 from deployments.pool import SpeculatorPool
+from deployments.serve_environment import REPLICA_ENVIRONMENT
 from deployments.target import POOL_NAME, Target
 
 ROUTING_STATS_PERIOD_S = 1.0
@@ -28,7 +29,7 @@ def build_app(args: ServiceConfig) -> Application:
     )
     targets = Target.options(
         num_replicas=target.num_replicas,
-        ray_actor_options={"num_cpus": target.num_cpus, "num_gpus": target.num_gpus},
+        ray_actor_options={"num_cpus": target.num_cpus, "num_gpus": target.num_gpus, "runtime_env": {"env_vars": REPLICA_ENVIRONMENT}},
         placement_group_bundles=[{"CPU": target.num_cpus, **({"GPU": target.num_gpus} if target.num_gpus else {})}],
         max_ongoing_requests=capacity + 1,  # one more than fits: the replica itself says that it is full
         max_queued_requests=capacity,
@@ -40,7 +41,7 @@ def build_app(args: ServiceConfig) -> Application:
     )
     ingress = Ingress.options(
         num_replicas=args.num_ingress_replicas,
-        ray_actor_options={"num_cpus": args.ingress_num_cpus},
+        ray_actor_options={"num_cpus": args.ingress_num_cpus, "runtime_env": {"env_vars": REPLICA_ENVIRONMENT}},
         max_ongoing_requests=INGRESS_ONGOING_REQUESTS,
         graceful_shutdown_timeout_s=target.shutdown_timeout_s,
     )

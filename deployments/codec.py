@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite
 
 from pydantic import ValidationError
@@ -27,8 +28,17 @@ class CodecError(SSDError):
     """Bytes that are not a message of ours."""
 
 
-def encode_orders(orders: Sequence[DraftMessage]) -> bytes:
-    out = [struct.pack("<II", _ORDERS_MAGIC, len(orders))]
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """One message to a draft. Those of one target are applied in the order it sent them."""
+
+    orders: tuple[DraftMessage, ...]
+    sent_at: float
+    """time.time() when the target's loop handed over the oldest of them."""
+
+
+def encode_orders(orders: Sequence[DraftMessage], sent_at: float) -> bytes:
+    out = [struct.pack("<IId", _ORDERS_MAGIC, len(orders), sent_at)]
     for order in orders:
         if isinstance(order, Outcome):
             out += (
@@ -49,14 +59,16 @@ def encode_orders(orders: Sequence[DraftMessage]) -> bytes:
     return b"".join(out)
 
 
-def decode_orders(data: bytes, vocab_size: int) -> tuple[DraftMessage, ...]:
+def decode_orders(data: bytes, vocab_size: int) -> Orders:
     reader = _Reader(data)
-    magic, count = reader.unpack("<II")
+    magic, count, sent_at = reader.unpack("<IId")
     if magic != _ORDERS_MAGIC:
         raise CodecError(f"not an orders message: {magic:#x}")
     orders = tuple(_decode_order(reader, vocab_size) for _ in range(count))
     reader.expect_end()
-    return orders
+    if not isfinite(sent_at):
+        raise CodecError("a time that is not finite")
+    return Orders(orders, sent_at)
 
 
 def encode_report(report: GrowthReport) -> bytes:

@@ -10,6 +10,7 @@ import ray
 from deployments.config import DraftConfig
 from deployments.draft_server import DraftServer
 from deployments.messages import Sample, Snapshot
+from deployments.metrics import histogram_samples
 
 MAX_TARGETS = 64
 """Target replicas one draft can stream growth to: each holds a thread."""
@@ -56,5 +57,6 @@ class DraftActor:
             Sample("ssd_draft_nodes_total", server.num_nodes, labels, "counter"),
             Sample("ssd_draft_busy_seconds_total", server.busy_s, labels, "counter"),
             Sample("ssd_draft_garbage_messages_total", server.num_garbage, labels, "counter"),
+            *histogram_samples("ssd_outcome_arrival_seconds", server.order_delay, labels),
         )
         return Snapshot(self._name, samples)

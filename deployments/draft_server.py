@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from deployments.config import DraftConfig
 from deployments.engines import load_engine, load_tokenizer, spin_up
 from deployments.loop_thread import LoopThread
 from ssd_core.draft_loop import DraftLoop, SessionClose
+from ssd_core.loop_stats import Histogram
 from ssd_core.types import Growth, GrowthReport
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class DraftServer:
         self._streams: dict[str, ReportStream] = {}
         self._owners: dict[str, str] = {}  # session id -> target id
         self.num_garbage = 0
+        self.order_delay = Histogram()
         self.busy_s = 0.0
         self.num_steps = 0
         self.num_nodes = 0
@@ -106,12 +109,13 @@ class DraftServer:
     def receive(self, target_id: str, data: bytes) -> None:
         """Orders of one target, in the order it sent them."""
         try:
-            orders = decode_orders(data, self.vocab_size)
+            message = decode_orders(data, self.vocab_size)
         except CodecError as error:
             self.num_garbage += 1
             logger.warning("dropped a message of %s: %s", target_id, error)
             return
-        for order in orders:
+        self.order_delay.add(max(0.0, time.time() - message.sent_at))
+        for order in message.orders:
             if isinstance(order, SessionClose):
                 self._owners.pop(order.session_id, None)
             else:

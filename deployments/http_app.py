@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -140,10 +140,10 @@ class Routes:
             return EventStream(self._events(plan, shapes))
         return JSONResponse(shapes.whole(await _unless_disconnected(request, self._service.run(plan))))
 
-    async def _events(self, plan: Plan, shapes: ResponseShapes) -> AsyncIterator[bytes]:
+    async def _events(self, plan: Plan, shapes: ResponseShapes) -> AsyncGenerator[bytes, None]:
         """Raises before the first event what can be answered with a status."""
         stats: list[SessionStats] = []
-        async with aclosing(self._service.stream(plan)) as pieces:  # type: ignore[type-var]
+        async with aclosing(self._service.stream(plan)) as pieces:
             async for piece in pieces:
                 if piece.chunk.stats is not None:
                     stats.append(piece.chunk.stats)
@@ -169,7 +169,7 @@ class EventStream(Response):
 
     A client that leaves ends the source at once; an error in mid-stream is an event, and no [DONE] follows."""
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
+    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
         self._source = source
         self.status_code = 200
         self.background = None
@@ -188,7 +188,7 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         is_started = False
-        async with aclosing(self._source) as events:  # type: ignore[type-var]
+        async with aclosing(self._source) as events:
             try:
                 async for data in events:
                     if not is_started:

@@ -52,7 +52,7 @@ class ApiError(SSDError):
     def renamed(self, names: Mapping[str, str]) -> ApiError:
         """The same error, its field called as the client calls it."""
         info = self.info
-        if info.param not in names:
+        if info.param is None or info.param not in names:
             return self
         return ApiError(info.status, info.message.replace(info.param, names[info.param], 1), names[info.param], info.code)
 

@@ -14,8 +14,8 @@ from ray.serve.handle import DeploymentHandle
 from deployments.config import ServiceConfig
 from deployments.http_app import build_http_app
 from deployments.messages import Chunk
-from deployments.service import Service
 from deployments.serve_target import ServeTarget
+from deployments.service import Service
 
 
 @serve.deployment(name="Ingress")
@@ -36,7 +36,7 @@ class Ingress:
         chunk carries finish reason and stats. Raises ApiError, which names the field. Closing the stream cancels the session."""
         await asyncio.shield(self._connecting)
         plan = self._service.parser.sampled(prompt, {**params, "n": 1})
-        async with aclosing(self._service.stream(plan)) as pieces:  # type: ignore[type-var]
+        async with aclosing(self._service.stream(plan)) as pieces:
             async for piece in pieces:
                 yield piece.chunk
 

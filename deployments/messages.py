@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from ssd_core.types import Emission, FinishReason, SessionStats, TokenLogprob
 
 
-class RefusalKind(str, Enum):
+class RefusalKind(StrEnum):
     INVALID = "invalid"
     """The caller's mistake."""
     CAPACITY = "capacity"
@@ -66,6 +66,24 @@ class Snapshot:
 
     source: str
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The draft of one session; empty name: there is none now."""
+
+    session_id: str
+    draft: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    wanted: int
+    drafts: tuple[str, ...]
+    num_starting: int
+    num_sessions: int
+    num_replaced: int
+    """Drafts that died and were replaced."""
 
 
 def merged(emissions: Sequence[Emission]) -> Emission:

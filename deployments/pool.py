@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -22,7 +21,7 @@ from ray.exceptions import RayActorError, RayError
 from deployments.config import DraftConfig
 from deployments.draft import DraftActor
 from deployments.leases import Leases
-from deployments.messages import Sample, Snapshot
+from deployments.messages import Grant, PoolStatus, Sample, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -31,24 +30,6 @@ TARGET_LOST_AFTER_S = 10.0
 """A target that has not been heard of for so long is gone: its sessions are given back. It beats each second."""
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses before the next try to start a draft after one, two, ... failed; the last one repeats."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """The draft of one session; empty name: there is none now."""
-
-    session_id: str
-    draft: str
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    wanted: int
-    drafts: tuple[str, ...]
-    num_starting: int
-    num_sessions: int
-    num_replaced: int
-    """Drafts that died and were replaced."""
 
 
 class SpeculatorPool:
@@ -188,7 +169,7 @@ class SpeculatorPool:
             self._act()
             for handle in list(self._handles.values()):
                 try:
-                    snapshot = await asyncio.wait_for(handle.snapshot.remote(), SNAPSHOT_PERIOD_S)
+                    snapshot: Snapshot = await asyncio.wait_for(handle.snapshot.remote(), SNAPSHOT_PERIOD_S)
                 except (RayActorError, TimeoutError):
                     continue  # `_live` hears of a death; a late one is asked again
                 if snapshot.source in self._handles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -22,7 +22,7 @@ class ServeTarget:
         self._generate = handle.options(method_name="generate", stream=True)
         self._complete = handle.options(method_name="complete")
 
-    async def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncIterator[Emission | Refusal]:
+    async def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncGenerator[Emission | Refusal, None]:
         handle = self._generate.options(session_id=session_key) if session_key else self._generate
         response: Any = handle.remote(request)
         is_finished = False

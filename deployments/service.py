@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -80,7 +80,7 @@ class Service:
             tasks = [group.create_task(self._whole(plan, index)) for index in range(len(plan.choices))]
         return [task.result() for task in tasks]
 
-    async def stream(self, plan: Plan) -> AsyncIterator[Piece]:
+    async def stream(self, plan: Plan) -> AsyncGenerator[Piece, None]:
         """Pieces of all choices as they come. Raises ApiError. Closing it cancels all sessions."""
         async with asyncio.timeout(self.config.request_timeout_s):
             if len(plan.choices) == 1:
@@ -99,15 +99,15 @@ class Service:
         result = await self.target.complete(self._request(plan, index), plan.session_key)
         return Assembler(self.vocabulary.tokenizer, plan.choices[index].sampling).push(_checked(result))
 
-    async def _pieces(self, plan: Plan, index: int) -> AsyncIterator[Piece]:
+    async def _pieces(self, plan: Plan, index: int) -> AsyncGenerator[Piece, None]:
         assembler = Assembler(self.vocabulary.tokenizer, plan.choices[index].sampling)
-        async with aclosing(self.target.generate(self._request(plan, index), plan.session_key)) as emissions:  # type: ignore[type-var]
+        async with aclosing(self.target.generate(self._request(plan, index), plan.session_key)) as emissions:
             async for emission in emissions:
                 chunk = assembler.push(_checked(emission))
                 self.counters.pieces += 1
                 yield Piece(index, chunk, assembler.num_tokens)
 
-    async def _interleaved(self, plan: Plan) -> AsyncIterator[Piece]:
+    async def _interleaved(self, plan: Plan) -> AsyncGenerator[Piece, None]:
         arrived: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
 
         async def forward(index: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from deployments.messages import ModelCard, Refusal, Snapshot, merged
@@ -12,7 +12,7 @@ from ssd_core.types import Emission, GenerationRequest
 class TargetClient(Protocol):
     """Raises TargetLostError and OverloadedError."""
 
-    def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncIterator[Emission | Refusal]:
+    def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncGenerator[Emission | Refusal, None]:
         """Closing the iterator cancels the session."""
 
     async def complete(self, request: GenerationRequest, session_key: str = "") -> Emission | Refusal:
@@ -33,7 +33,7 @@ class FakeTarget:
         self.requests: list[GenerationRequest] = []
         self.num_closed_early = 0
 
-    async def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncIterator[Emission | Refusal]:
+    async def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncGenerator[Emission | Refusal, None]:
         self.requests.append(request)
         is_finished = False
         try:

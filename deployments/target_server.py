@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 
@@ -57,7 +57,7 @@ class TargetServer:
         self._thread.start()
         logger.info("target ready: %s, pass of one node %.2f ms", engine, 1000 * step_times.at(1))
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Emission | Refusal]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Emission | Refusal, None]:
         """An emission per round, or of several if the caller is slow; the last one carries the end. Closing it cancels the session."""
         mailbox = Mailbox()
         return self._emissions(request, mailbox, partial(self._outbox.put, mailbox))
@@ -79,7 +79,7 @@ class TargetServer:
     def stop(self) -> None:
         self._thread.stop()
 
-    async def _emissions(self, request: GenerationRequest, mailbox: Mailbox, sink: Sink) -> AsyncIterator[Emission | Refusal]:
+    async def _emissions(self, request: GenerationRequest, mailbox: Mailbox, sink: Sink) -> AsyncGenerator[Emission | Refusal, None]:
         refusal = self._add(request, sink)
         if refusal is not None:
             yield refusal

@@ -21,7 +21,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from deployments.codec import CodecError, decode_report, encode_orders
-from deployments.messages import Snapshot
+from deployments.messages import Grant, Snapshot
 from ssd_core.draft_loop import DraftMessage, SessionClose
 from ssd_core.loop_stats import Histogram
 from ssd_core.types import GrowthReport, Outcome, SessionOpen
@@ -36,6 +36,13 @@ POOL_TIMEOUT_S = 5.0
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Ends a thread that reads a queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcomes:
+    outcomes: tuple[Outcome, ...]
+    queued_at: float
+    """time.time()"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class RayDraftLink:
         self._needs_open: set[str] = set()
         self._drafts: dict[str, Any] = {}  # name -> its `receive`, with options set once: a call is on the path of every round
         self._dead: set[str] = set()
-        self._orders: queue.SimpleQueue[DraftMessage | tuple[Outcome, ...] | Stop] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[DraftMessage | RoundOutcomes | Stop] = queue.SimpleQueue()
         self._requests: queue.SimpleQueue[SessionOpen | Release | Stop] = queue.SimpleQueue()
         self._reports: deque[GrowthReport] = deque()
         self._event = threading.Event()
@@ -96,7 +103,7 @@ class RayDraftLink:
             self._requests.put(opening)
 
     def send_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        self._orders.put(tuple(outcomes))
+        self._orders.put(RoundOutcomes(tuple(outcomes), time.time()))
 
     def poll_growth(self) -> list[GrowthReport]:
         return [self._reports.popleft() for _ in range(len(self._reports))]
@@ -147,11 +154,12 @@ class RayDraftLink:
             batch = [self._orders.get()]
             batch += [self._orders.get() for _ in range(self._orders.qsize())]
             began = time.perf_counter()
+            sent_at = min((item.queued_at for item in batch if isinstance(item, RoundOutcomes)), default=time.time())
             for draft, orders in self._by_draft(batch).items():
                 receive = self._drafts.get(draft)
                 if receive is None:
                     continue  # it died this moment
-                data = encode_orders(orders)
+                data = encode_orders(orders, sent_at)
                 receive.remote(self._target_id, data)
                 self.counters.messages_sent += 1
                 self.counters.bytes_sent += len(data)
@@ -159,14 +167,14 @@ class RayDraftLink:
             if any(isinstance(item, Stop) for item in batch):
                 return
 
-    def _by_draft(self, batch: Iterable[DraftMessage | tuple[Outcome, ...] | Stop]) -> dict[str, list[DraftMessage]]:
+    def _by_draft(self, batch: Iterable[DraftMessage | RoundOutcomes | Stop]) -> dict[str, list[DraftMessage]]:
         """Orders by the draft that must hear them. Without one they are dropped: the next ones repeat what matters."""
         orders: dict[str, list[DraftMessage]] = {}
         with self._lock:
             for item in batch:
                 if isinstance(item, Stop):
                     continue
-                for order in item if isinstance(item, tuple) else (item,):
+                for order in item.outcomes if isinstance(item, RoundOutcomes) else (item,):
                     home = self._homes.get(order.session_id)
                     if isinstance(order, SessionClose):
                         self._homes.pop(order.session_id, None)
@@ -209,7 +217,7 @@ class RayDraftLink:
         """Lease a draft for each and hand the openings to the sender. Returns the sessions that got none."""
         pool = self._current_pool()
         by_session = {opening.session_id: opening for opening in openings}
-        grants = ray.get(pool.lease.remote(self._target_id, tuple(by_session)), timeout=POOL_TIMEOUT_S)
+        grants: tuple[Grant, ...] = ray.get(pool.lease.remote(self._target_id, tuple(by_session)), timeout=POOL_TIMEOUT_S)
         failed: set[str] = set()
         for grant in grants:
             if not grant.draft or grant.draft in self._dead or not self._meet(pool, grant.draft):
@@ -225,7 +233,7 @@ class RayDraftLink:
         """Get to know a draft: its handle, and a thread for its growth. False: it is gone already."""
         if draft in self._drafts:
             return True
-        handle = ray.get(pool.handle.remote(draft), timeout=POOL_TIMEOUT_S)
+        handle: ActorHandle | None = ray.get(pool.handle.remote(draft), timeout=POOL_TIMEOUT_S)
         if handle is None:
             return False
         with self._lock:
@@ -242,7 +250,8 @@ class RayDraftLink:
 
     def _receive(self, draft: str, handle: ActorHandle) -> None:
         try:
-            for reference in handle.growth.options(num_returns="streaming").remote(self._target_id):
+            stream: Any = handle.growth.options(num_returns="streaming").remote(self._target_id)
+            for reference in stream:
                 self._take(ray.get(reference))
         except (RayActorError, GetTimeoutError) as error:
             logger.warning("lost %s: %s", draft, str(error).partition("\n")[0])

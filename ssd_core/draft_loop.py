@@ -19,6 +19,7 @@ import torch
 from ssd_core.calibration import EdgeCalibration
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError
+from ssd_core.lookup import PromptLookup
 from ssd_core.policies.grow import GrowPolicy, build_grow_policy
 from ssd_core.sampling import TokenRule
 from ssd_core.tree import NOT_EVALUATED, Candidates, Node, SpeculationTree
@@ -44,6 +45,7 @@ class DraftSession:
         self.tokens = list(opening.tokens)
         self.rule = rule
         self.policy: GrowPolicy = build_grow_policy(opening.speculation)
+        self.lookup = PromptLookup(self.tokens) if self.policy.lookup_tokens else None
         self.growth_limit = opening.speculation.growth_limit
         self.is_greedy = opening.sampling.temperature == 0
         self.tree = SpeculationTree(self.tokens)
@@ -53,6 +55,19 @@ class DraftSession:
         self.plan: list[Node] = []
         """What to evaluate next, best first; empty while the root is not evaluated, or when nothing is left to grow."""
         self.told_exhausted_at = -1
+
+    def look_ahead(self, best: Node) -> list[Node]:
+        """Guesses by prompt look-up of what follows the best chosen node, to be evaluated in the same step: where they are right, the tree
+        grows several levels at once. Their edges are set by the draft's own logits right after."""
+        if self.lookup is None:
+            return []
+        guessed: list[Node] = []
+        room = self.growth_limit - self.num_region - len(self.plan)
+        for token in self.lookup.guess(self.tree.path_to(best), min(room, self.policy.lookup_tokens)):
+            node = self.tree.add(guessed[-1] if guessed else best, token, 1.0)
+            assert node is not None, "a node has no children before it is evaluated"
+            guessed.append(node)
+        return guessed
 
     @property
     def is_exhausted(self) -> bool:
@@ -215,6 +230,8 @@ class DraftLoop:
             if node.candidates is not None:
                 calibration.observe(node.candidates, chosen)
         session.tokens.extend(tokens)
+        if session.lookup is not None:
+            session.lookup.extend(tokens)
         session.rule.commit(tokens, len(session.tokens))
         self._keep(session, path)
         session.num_steps = 0
@@ -258,19 +275,22 @@ class DraftLoop:
         chosen: dict[str, list[Node]] = {}
         for offer in heapq.nlargest(self._max_step_nodes, offers, key=attrgetter("reach")):
             chosen.setdefault(offer.session.id, []).append(offer.node)
-        batches.extend(Batch(self._sessions[session_id], (), tuple(nodes), True) for session_id, nodes in chosen.items())
+        for session_id, nodes in chosen.items():
+            session = self._sessions[session_id]
+            batches.append(Batch(session, (), (*nodes, *session.look_ahead(nodes[0])), True))
         return batches
 
     # ------------------------------------------------------------ evaluate
 
     def _evaluate(self, batches: Sequence[Batch]) -> torch.Tensor:
+        for batch in batches:
+            batch.session.num_steps += bool(batch.nodes)
+            for node in batch.nodes:
+                node.index = batch.session.num_region
+                batch.session.num_region += 1
         logits = self._engine.evaluate([batch.part() for batch in batches])
         for batch in batches:
             session = batch.session
-            session.num_steps += bool(batch.nodes)
-            for node in batch.nodes:
-                node.index = session.num_region
-                session.num_region += 1
             if not batch.nodes:
                 last = len(batch.pending) - 1
                 self._engine.advance(session.id, range(last if batch.is_last_chunk else last + 1), [last] if batch.is_last_chunk else ())
@@ -302,13 +322,18 @@ class DraftLoop:
         calibration = self._calibrations[session.is_greedy]
         policy = session.policy
         for node, (candidates, scores) in zip(nodes, columns, strict=False):
-            if not scores[0] > float("-inf"):  # NaN, or nothing allowed: this draft has no opinion here
+            has_opinion = scores[0] > float("-inf")  # else NaN, or nothing allowed
+            likely = dict(zip(candidates, calibration.probabilities(scores), strict=True)) if has_opinion else {}
+            for guess in node.children.values():
+                session.tree.weigh(guess, likely.get(guess.token, 0.0))
+            if not likely:
                 continue
             node.candidates = Candidates(tuple(candidates), tuple(scores))
-            for rank, edge in enumerate(calibration.probabilities(scores)[: policy.num_children]):
-                if (rank == 0 or edge >= policy.min_edge) and session.tree.add(node, candidates[rank], edge) is not None:
+            for rank, (token, edge) in enumerate(list(likely.items())[: policy.num_children]):
+                if rank == 0 or edge >= policy.min_edge:
+                    session.tree.add(node, token, edge)
                     parents.append(node.id)
-                    tokens.append(candidates[rank])
+                    tokens.append(token)
                     edges.append(edge)
         session.renew_plan()
         return self._growth(session, tuple(parents), tuple(tokens), tuple(edges))

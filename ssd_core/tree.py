@@ -90,6 +90,11 @@ class SpeculationTree:
         self.nodes[node.id] = node
         return node
 
+    def weigh(self, leaf: Node, edge_probability: float) -> None:
+        """Set the edge to a node that has only guessed nodes below it; theirs are set after it."""
+        assert leaf.parent is not None
+        leaf.log_reach = leaf.parent.log_reach + math.log(max(edge_probability, 1e-9))
+
     def advance(self, tokens: Sequence[int]) -> list[Node]:
         """Move the root along `tokens`. Returns the nodes passed, old root first, new root last; those not in the tree are made new."""
         path = [self.root]

@@ -5,7 +5,7 @@ several trees. What it needs to know is computed once per pass (`TreePass`), tra
 `ssd_pass`, and is shared by all layers.
 
 Shapes: N new nodes of the pass; B sessions of a group, n new nodes each at most; L trunk, T tree region (new nodes included),
-S = L + T columns; H key-value heads, G query heads to each; D and E the widths of keys and values.
+S = L + T columns; H key-value heads, G query heads to each; D and E the widths of keys and values; W = H (D + E) numbers a cell.
 """
 
 from __future__ import annotations
@@ -34,6 +34,24 @@ class Scoring(NamedTuple):
     window: int | None
     """A query at position p sees positions above p - window; None: all before it."""
     softcap: float | None
+
+
+class CellShape(NamedTuple):
+    """What a cell holds of one layer: the keys of all heads, then the values."""
+
+    num_heads: int
+    key_width: int
+    value_width: int
+
+    @property
+    def num_keys(self) -> int:
+        """Numbers of a cell that are keys, H*D."""
+        return self.num_heads * self.key_width
+
+    @property
+    def size(self) -> int:
+        """W."""
+        return self.num_heads * (self.key_width + self.value_width)
 
 
 class AttentionPass(Protocol):
@@ -92,7 +110,7 @@ class Group:
         return torch.from_numpy(cells.reshape(-1)).to(self._device)
 
     def mask(self, window: int | None, query_heads: int) -> torch.Tensor | None:
-        """Additive, [B, 1, G*n, S]: 0 where row sees column, else -inf; None where everything is seen."""
+        """Additive, [B, 1, n*G, S]: 0 where row sees column, else -inf; None where everything is seen."""
         kind = (window, query_heads)
         if kind not in self._masks:
             self._masks[kind] = self._build_mask(window, query_heads)
@@ -103,50 +121,42 @@ class Group:
             return self.mask(None, query_heads)
         if window is None and self.batch == self.new == self.tree == 1:
             return None
-        tree = np.full((self.batch, self.new, self.tree), -np.inf, dtype=np.float32)
-        for block, session, num_new in zip(tree, self._sessions, self.num_new, strict=True):
-            _show_ancestors(block, session, num_new)
-        mask = torch.zeros(self.batch, self.new, self.trunk + self.tree, dtype=self._dtype, device=self._device)
-        mask[:, :, self.trunk :] = torch.from_numpy(tree)
-        if self.batch > 1:
-            lengths = torch.tensor([len(session.trunk) for session in self._sessions], device=self._device)
-            is_padding = torch.arange(self.trunk, device=self._device) >= lengths[:, None]  # [B, L]
-            mask[:, :, : self.trunk].masked_fill_(is_padding[:, None], -torch.inf)
-        if window is not None:
-            rows, columns = self._positions()
-            mask.masked_fill_(rows[:, :, None] - columns[:, None] >= window, -torch.inf)
-        return mask.repeat(1, query_heads, 1)[:, None]
+        mask = np.zeros((self.batch, self.new, self.trunk + self.tree), dtype=np.float32)
+        mask[:, :, self.trunk :] = -np.inf
+        for block, session, num_new in zip(mask, self._sessions, self.num_new, strict=True):
+            block[:, len(session.trunk) : self.trunk] = -np.inf  # padding
+            _show_ancestors(block[:, self.trunk :], session, num_new)
+            if window is not None:
+                rows, columns = self._positions(session, num_new)
+                block[rows[:, None] - columns >= window] = -np.inf
+        once = torch.from_numpy(mask).to(self._device, self._dtype)[:, None, :, None]  # [B, 1, n, 1, S]
+        return once.expand(-1, -1, -1, query_heads, -1).reshape(self.batch, 1, self.new * query_heads, -1)
 
-    def _positions(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the new nodes [B, n] and of the columns [B, S]; padding columns get any (they are masked), padding rows the last."""
-        rows = np.zeros((self.batch, self.new), dtype=np.int64)
-        columns = np.zeros((self.batch, self.trunk + self.tree), dtype=np.int64)
-        columns[:, : self.trunk] = np.arange(self.trunk)
-        for row, column, session, num_new in zip(rows, columns, self._sessions, self.num_new, strict=True):
-            depths = np.array(session.depths) + len(session.trunk)
-            column[self.trunk : self.trunk + len(depths)] = depths
-            row[:num_new], row[num_new:] = depths[-num_new:], depths[-1]
-        return torch.from_numpy(rows).to(self._device), torch.from_numpy(columns).to(self._device)
+    def _positions(self, session: SessionCells, num_new: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the new nodes [n] and of the columns [S]; padding columns get any (they are masked), padding rows the last."""
+        depths = np.array(session.depths) + len(session.trunk)
+        columns = np.zeros(self.trunk + self.tree, dtype=np.int64)
+        columns[: self.trunk] = np.arange(self.trunk)
+        columns[self.trunk : self.trunk + len(depths)] = depths
+        return np.pad(depths[-num_new:], (0, self.new - num_new), mode="edge"), columns
 
-    def attend(self, pool: torch.Tensor, query: torch.Tensor, widths: tuple[int, int], scoring: Scoring) -> torch.Tensor:
-        """pool [cells, H, D+E], query [H*G, B*n, D] -> [B*n, H*G, E]."""
-        heads, rows, _ = query.shape
-        num_kv_heads = pool.shape[1]
-        query_heads = heads // num_kv_heads
+    def attend(self, pool: torch.Tensor, query: torch.Tensor, shape: CellShape, scoring: Scoring) -> torch.Tensor:
+        """pool [cells, W], query [B*n, H*G, D] -> [B*n, H*G, E]."""
+        num_rows, heads, _ = query.shape
+        query_heads = heads // shape.num_heads
         # Query heads of one key-value head become rows of one matrix: keys and values are never expanded.
-        if self.batch == 1:
-            folded = query.reshape(1, num_kv_heads, query_heads * rows, -1)
-        else:
-            folded = query.view(num_kv_heads, query_heads, self.batch, self.new, -1).permute(2, 0, 1, 3, 4)
-            folded = folded.reshape(self.batch, num_kv_heads, query_heads * self.new, -1)
-        cached = pool.index_select(0, self.cells).view(self.batch, -1, num_kv_heads, sum(widths)).transpose(1, 2)  # [B, H, S, D+E]
-        keys, values = cached.split(widths, dim=-1)
+        folded = query.view(self.batch, self.new, shape.num_heads, query_heads, -1).transpose(1, 2)
+        folded = folded.reshape(self.batch, shape.num_heads, self.new * query_heads, -1)
+        cached = pool.index_select(0, self.cells)  # [B*S, W]
+        keys = cached[:, : shape.num_keys].view(self.batch, -1, shape.num_heads, shape.key_width).transpose(1, 2)  # [B, H, S, D]
+        values = cached[:, shape.num_keys :].view(self.batch, -1, shape.num_heads, shape.value_width).transpose(1, 2)
         mask = self.mask(scoring.window, query_heads)
         if scoring.softcap is None:
             out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scoring.scaling)
         else:
             out = _soft_capped_attention(folded, keys, values, mask, scoring.scaling, scoring.softcap)
-        return out.reshape(self.batch, heads, self.new, -1).transpose(1, 2).reshape(rows, heads, -1)
+        out = out.view(self.batch, shape.num_heads, self.new, query_heads, -1).transpose(1, 2)
+        return out.reshape(num_rows, heads, -1)
 
 
 def _show_ancestors(block: NDArray[np.float32], session: SessionCells, num_new: int) -> None:
@@ -181,18 +191,19 @@ class TreePass:
     """One pass over the new nodes of several sessions (already appended to their tree regions)."""
 
     def __init__(
-        self, pools: Sequence[torch.Tensor], widths: Sequence[tuple[int, int]], sessions: Sequence[SessionCells], num_new: Sequence[int]
+        self, pools: Sequence[torch.Tensor], shapes: Sequence[CellShape], sessions: Sequence[SessionCells], num_new: Sequence[int]
     ) -> None:
-        """By layer: `pools` [cells, H, D+E] and `widths` (D, E). By session: `num_new` nodes at the end of its tree region."""
-        self._pools, self._widths = pools, widths
+        """By layer: `pools` [cells, W] and `shapes`. By session: `num_new` nodes at the end of its tree region."""
+        self._pools, self._shapes = pools, shapes
         device, dtype = pools[0].device, pools[0].dtype
-        written = [cell for session, n in zip(sessions, num_new, strict=True) for cell in session.tree[-n:]]
-        self._written = torch.tensor(written, device=device)  # [N]
         together = [i for i, n in enumerate(num_new) if n <= LONG_PART_NODES]
         members = [[i] for i, n in enumerate(num_new) if n > LONG_PART_NODES] + ([together] if together else [])
         self._groups = [Group([sessions[i] for i in of], [num_new[i] for i in of], device, dtype) for of in members]
         self._rows: list[torch.Tensor] = []
-        if len(sessions) > 1:
+        if len(sessions) == 1:
+            self._written = self._groups[0].cells[-num_new[0] :]  # [N]
+        else:
+            self._written = torch.tensor([cell for s, n in zip(sessions, num_new, strict=True) for cell in s.tree[-n:]], device=device)
             self._index_rows(members, num_new, device)
 
     def _index_rows(self, members: Sequence[Sequence[int]], num_new: Sequence[int], device: torch.device) -> None:
@@ -211,26 +222,33 @@ class TreePass:
         self._back = torch.from_numpy(back).to(device)  # [N]
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scoring: Scoring) -> torch.Tensor:
-        pool, widths = self._pools[layer], self._widths[layer]
-        pool.index_copy_(0, self._written, torch.cat((key, value), -1)[0].transpose(0, 1))
+        """See AttentionPass."""
+        self.write(layer, torch.cat((key[0].transpose(0, 1).flatten(1), value[0].transpose(0, 1).flatten(1)), -1))
+        return self.read(layer, query[0].transpose(0, 1), scoring)[None]
+
+    def write(self, layer: int, keys_values: torch.Tensor) -> None:
+        """keys_values [N, W] of the new nodes."""
+        self._pools[layer].index_copy_(0, self._written, keys_values)
+
+    def read(self, layer: int, query: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+        """query [N, H*G, D] -> [N, H*G, E]."""
+        pool, shape = self._pools[layer], self._shapes[layer]
         if not self._rows:
-            return self._groups[0].attend(pool, query[0], widths, scoring)[None]
+            return self._groups[0].attend(pool, query, shape, scoring)
         outputs = [
-            group.attend(pool, query[0].index_select(1, rows), widths, scoring)
-            for group, rows in zip(self._groups, self._rows, strict=True)
+            group.attend(pool, query.index_select(0, rows), shape, scoring) for group, rows in zip(self._groups, self._rows, strict=True)
         ]
-        return torch.cat(outputs).index_select(0, self._back)[None]
+        return torch.cat(outputs).index_select(0, self._back)
 
 
 class ShapeProbe:
     """A pass that computes nothing and notes what the layers ask for. Attention's output is zeros of the right shape."""
 
     def __init__(self) -> None:
-        self.shapes: dict[int, tuple[int, int, int]] = {}
-        """layer -> H, D, E."""
+        self.shapes: dict[int, CellShape] = {}
         self.windows: dict[int, int | None] = {}
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scoring: Scoring) -> torch.Tensor:
-        self.shapes[layer] = (key.shape[1], key.shape[3], value.shape[3])
+        self.shapes[layer] = CellShape(key.shape[1], key.shape[3], value.shape[3])
         self.windows[layer] = scoring.window
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])

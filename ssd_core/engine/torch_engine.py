@@ -5,19 +5,22 @@ Shapes: N new nodes of a pass, R rows of logits, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
+from array import array
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from ssd_core.config import EngineConfig
-from ssd_core.engine.attention import ATTENTION_NAME, AttentionPass, ShapeProbe, TreePass, register_attention
+from ssd_core.engine.attention import ATTENTION_NAME, ShapeProbe, TreePass, register_attention
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.engine.kv import CellPool
+from ssd_core.engine.lean import LeanForward, can_be_lean
 from ssd_core.engine.linear import optimize_for_cpu
 from ssd_core.engine.loader import load_model
+from ssd_core.engine.plain import PlainForward
 from ssd_core.errors import ConfigError
 
 MIN_CELLS = 32
@@ -28,8 +31,13 @@ MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 
 
+class Forward(Protocol):
+    def __call__(self, inputs: torch.Tensor, kept: Sequence[int], ssd_pass: TreePass, /) -> torch.Tensor:
+        """inputs [2, N], tokens and positions -> float32 logits [R, V] of the rows `kept`. Writes the nodes' keys and values."""
+
+
 class TorchEngine(Engine):
-    """See Engine. Takes `model` over: its attention is replaced, and on a CPU its linear layers and norms.
+    """See Engine. Takes `model` over: its attention is replaced, and on a CPU its linear layers and norms, or all of its forward.
 
     Used by one thread at a time."""
 
@@ -42,15 +50,13 @@ class TorchEngine(Engine):
         self._device, self._dtype = model.device, model.dtype
         self._vocab_size: int = text_config.vocab_size
         self._flops_per_token = _flops_per_token(model)
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         expected = self._own_logits()
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
-        probe = self._probe()
+        probe = _probe(model)
         _check_layers(model, probe)
-        shapes = [probe.shapes[layer] for layer in range(len(probe.shapes))]
-        self._widths = [(keys, values) for _, keys, values in shapes]
-        cell_bytes = sum(heads * (keys + values) for heads, keys, values in shapes) * self._dtype.itemsize
+        self._shapes = [probe.shapes[layer] for layer in range(len(probe.shapes))]
+        cell_bytes = sum(shape.size for shape in self._shapes) * self._dtype.itemsize
         num_cells = kv_budget_bytes // cell_bytes
         if num_cells < MIN_CELLS:
             raise ConfigError(
@@ -59,9 +65,8 @@ class TorchEngine(Engine):
             )
         self._max_model_len = _max_model_len(max_model_len, getattr(text_config, "max_position_embeddings", None), num_cells)
         self._cells = CellPool(num_cells)
-        self._pools = [torch.zeros(num_cells, h, d + e, dtype=self._dtype, device=self._device) for h, d, e in shapes]  # [cells, H, D+E]
-        if self._device.type == "cpu":
-            optimize_for_cpu(model)
+        self._pools = [torch.zeros(num_cells, s.size, dtype=self._dtype, device=self._device) for s in self._shapes]  # [cells, W]
+        self._forward = _new_forward(model, min(self._max_model_len, num_cells))
         self._verify(expected)
 
     @classmethod
@@ -110,10 +115,8 @@ class TorchEngine(Engine):
         for part, n in zip(parts, num_new, strict=True):
             kept.extend(range(first + part.logits_from, first + n))
             first += n
-        tree_pass = TreePass(self._pools, self._widths, sessions, num_new)
-        if not kept:  # a model always gives at least one row
-            return self._forward(tokens, positions, [0], tree_pass)[:0]
-        return self._forward(tokens, positions, kept, tree_pass)
+        inputs = torch.frombuffer(array("q", [*tokens, *positions]), dtype=torch.int64).view(2, -1).to(self._device)
+        return self._forward(inputs, kept, TreePass(self._pools, self._shapes, sessions, num_new))
 
     def advance(self, session_id: str, path: Sequence[int], survivors: Sequence[int] = ()) -> None:
         self._cells[session_id].advance(path, survivors)
@@ -127,31 +130,12 @@ class TorchEngine(Engine):
     def check_integrity(self) -> None:
         self._cells.check_integrity()
 
-    def _forward(self, tokens: Sequence[int], positions: Sequence[int], kept: Sequence[int], ssd_pass: AttentionPass) -> torch.Tensor:
-        """Logits [R, V] of the rows `kept`."""
-        inputs = torch.tensor([tokens, positions], device=self._device)  # [2, N]
-        rows = None if len(kept) == len(tokens) else torch.tensor(kept, device=self._device)
-        selection = {"logits_to_keep": rows} if rows is not None and self._keeps_logits else {}
-        logits: torch.Tensor = self._model(
-            input_ids=inputs[:1], position_ids=inputs[1:], use_cache=False, ssd_pass=ssd_pass, **selection
-        ).logits[0]
-        return (logits if rows is None or selection else logits[rows]).float()
-
     @torch.inference_mode()
     def _own_logits(self) -> torch.Tensor:
         """What the model computes for the check tokens before anything of it is replaced, [CHECK_TOKENS, V]."""
         tokens = torch.tensor([_check_tokens(self._vocab_size)], device=self._device)
         logits: torch.Tensor = self._model(input_ids=tokens, use_cache=False).logits[0].float()
         return logits
-
-    @torch.inference_mode()
-    def _probe(self) -> ShapeProbe:
-        probe = ShapeProbe()
-        try:
-            self._forward([0, 1], [0, 1], [0, 1], probe)
-        except TypeError as error:  # no keyword arguments, or none that reach the attention
-            raise ConfigError(f"model: {type(self._model).__name__} does not use transformers' attention interface: {error}") from error
-        return probe
 
     def _verify(self, expected: torch.Tensor) -> None:
         """Evaluate the check tokens as prompt, tree with a wrong branch, and the rest; ConfigError unless the logits are the model's."""
@@ -177,6 +161,23 @@ class TorchEngine(Engine):
 def _check_tokens(vocab_size: int) -> list[int]:
     """Tokens without meaning: a fixed walk over the vocabulary."""
     return [(i * 7919 + 17) % vocab_size for i in range(CHECK_TOKENS)]
+
+
+def _probe(model: PreTrainedModel) -> ShapeProbe:
+    probe = ShapeProbe()
+    try:
+        PlainForward(model)(torch.tensor([[0, 1], [0, 1]], device=model.device), [0, 1], probe)
+    except TypeError as error:  # no keyword arguments, or none that reach the attention
+        raise ConfigError(f"model: {type(model).__name__} does not use transformers' attention interface: {error}") from error
+    return probe
+
+
+def _new_forward(model: PreTrainedModel, max_position: int) -> Forward:
+    if can_be_lean(model):
+        return LeanForward(model, max_position)
+    if model.device.type == "cpu":
+        optimize_for_cpu(model)
+    return PlainForward(model)
 
 
 def _check_layers(model: PreTrainedModel, probe: ShapeProbe) -> None:

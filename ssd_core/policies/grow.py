@@ -19,6 +19,10 @@ class GrowPolicy(Protocol):
     def min_edge(self) -> float:
         """Children less likely than this are not proposed, but for the first."""
 
+    @property
+    def lookup_tokens(self) -> int:
+        """Tokens guessed by prompt look-up after the best chosen node and evaluated in the same step."""
+
     def choose(self, tree: SpeculationTree, submitted: Sequence[Node], num_steps: int) -> list[Node]:
         """Unevaluated nodes in falling order of worth; empty when the plan for this root is fulfilled. The root is evaluated already.
 
@@ -31,6 +35,7 @@ class GrowChain:
 
     min_edge = 0.0
     num_children = 1
+    lookup_tokens = 0
 
     def __init__(self, lookahead: int) -> None:
         self._lookahead = lookahead
@@ -45,8 +50,9 @@ class GrowBestFirst:
 
     min_edge = 0.01  # a child below one in a hundred costs a record and is next to never chosen
 
-    def __init__(self, branching: int, width: int, max_steps: int | None = None) -> None:
+    def __init__(self, branching: int, width: int, lookup_tokens: int = 0, max_steps: int | None = None) -> None:
         self.num_children = branching
+        self.lookup_tokens = lookup_tokens
         self._width = width
         self._max_steps = max_steps
 
@@ -63,6 +69,7 @@ class GrowFanOut:
     A guessed bonus after k < K acceptances is never the token that was itself submitted there (algorithm.md section 5)."""
 
     min_edge = 0.0
+    lookup_tokens = 0
 
     def __init__(self, lookahead: int, fan_out: int, width: int) -> None:
         self.num_children = fan_out + 1
@@ -103,10 +110,10 @@ def build_grow_policy(speculation: SpeculationConfig) -> GrowPolicy:
         case "sd":
             return GrowChain(speculation.lookahead)
         case "tree":
-            return GrowBestFirst(speculation.branching, speculation.growth_width, max_steps=speculation.lookahead - 1)
+            return GrowBestFirst(speculation.branching, speculation.growth_width, speculation.lookup_tokens, max_steps=speculation.lookahead - 1)
         case "ssd":
             return GrowFanOut(speculation.lookahead, speculation.fan_out, speculation.growth_width)
         case "ssd-tree":
-            return GrowBestFirst(speculation.branching, speculation.growth_width)
+            return GrowBestFirst(speculation.branching, speculation.growth_width, speculation.lookup_tokens)
         case "ar":
             raise ValueError("ar has no draft")

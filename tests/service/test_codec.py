@@ -7,13 +7,15 @@ import random
 
 import pytest
 
-from deployments.codec import CodecError, decode_orders, decode_report, encode_orders, encode_report
+from deployments.codec import CodecError, Orders, decode_orders, decode_report, encode_orders, encode_report
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.draft_loop import SessionClose
 from ssd_core.types import Growth, GrowthReport, Outcome, SessionOpen
 
 VOCAB = 100
-OPENING = SessionOpen("a" * 32, (1, 2, 3, 99), 3, SamplingParams(seed=2**62, logit_bias={5: -1.5}, stop=("é\n",)), SpeculationConfig(preset="ssd"))
+OPENING = SessionOpen(
+    "a" * 32, (1, 2, 3, 99), 3, SamplingParams(seed=2**62, logit_bias={5: -1.5}, stop=("é\n",)), SpeculationConfig(preset="ssd")
+)
 ORDERS = (OPENING, Outcome("b", 7, (4, 5), (2**64 - 1, 0)), Outcome("c", 0, (), ()), SessionClose("ünicode"))
 REPORT = GrowthReport(
     (Growth("a", 12, (1, 2**63), (0, 99), (0.0, 1.0)), Growth("b", 3, (), (), (), is_exhausted=True)), ("lost",), 3, 17, 0.25, 1.8e9
@@ -21,16 +23,16 @@ REPORT = GrowthReport(
 
 
 def test_orders_come_out_as_they_went_in() -> None:
-    assert decode_orders(encode_orders(ORDERS), VOCAB) == ORDERS
+    assert decode_orders(encode_orders(ORDERS, 1.5), VOCAB) == Orders(ORDERS, 1.5)
 
 
 def test_a_report_comes_out_as_it_went_in() -> None:
     assert decode_report(encode_report(REPORT), VOCAB) == REPORT
 
 
-@pytest.mark.parametrize("data", [encode_orders(ORDERS), encode_report(REPORT)], ids=["orders", "report"])
+@pytest.mark.parametrize("data", [encode_orders(ORDERS, 1.5), encode_report(REPORT)], ids=["orders", "report"])
 def test_every_truncation_and_extension_is_refused(data: bytes) -> None:
-    decode = decode_orders if data == encode_orders(ORDERS) else decode_report
+    decode = decode_orders if data == encode_orders(ORDERS, 1.5) else decode_report
     for end in range(len(data)):
         with pytest.raises(CodecError):
             decode(data[:end], VOCAB)
@@ -40,7 +42,7 @@ def test_every_truncation_and_extension_is_refused(data: bytes) -> None:
 
 def test_random_damage_is_refused_or_still_a_valid_message() -> None:
     dice = random.Random(1)
-    for data, decode in ((encode_orders(ORDERS), decode_orders), (encode_report(REPORT), decode_report)):
+    for data, decode in ((encode_orders(ORDERS, 1.5), decode_orders), (encode_report(REPORT), decode_report)):
         for _ in range(3000):
             damaged = bytearray(data)
             for _ in range(dice.randint(1, 4)):
@@ -53,7 +55,7 @@ def test_random_damage_is_refused_or_still_a_valid_message() -> None:
 
 def test_a_token_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(CodecError, match="token"):
-        decode_orders(encode_orders([Outcome("b", 0, (VOCAB,), ())]), VOCAB)
+        decode_orders(encode_orders([Outcome("b", 0, (VOCAB,), ())], 1.5), VOCAB)
     with pytest.raises(CodecError, match="token"):
         decode_report(encode_report(GrowthReport((Growth("a", 1, (1,), (-1,), (0.5,)),))), VOCAB)
 

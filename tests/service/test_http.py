@@ -136,7 +136,8 @@ async def test_a_bad_field_is_a_400_that_names_it(client: httpx.AsyncClient, bod
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"1", b'"a"', b"\xff\xfe", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"[" * 2000, b'{"prompt": "a"} x']
+    "content",
+    [b"", b"{", b"[]", b"1", b'"a"', b"\xff\xfe", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"[" * 2000, b'{"prompt": "a"} x'],
 )
 async def test_what_is_not_a_json_object_is_a_400(client: httpx.AsyncClient, content: bytes) -> None:
     for route in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"):
@@ -166,7 +167,11 @@ async def test_a_bad_chat_is_a_400_that_names_the_field(client: httpx.AsyncClien
 
 async def test_other_refusals_have_openais_shape_too(client: httpx.AsyncClient) -> None:
     answers = {
-        404: [await client.get("/nope"), await client.get("/v1/models/x"), await client.post("/v1/completions", json={"prompt": "a", "model": "x"})],
+        404: [
+            await client.get("/nope"),
+            await client.get("/v1/models/x"),
+            await client.post("/v1/completions", json={"prompt": "a", "model": "x"}),
+        ],
         405: [await client.get("/v1/completions"), await client.delete("/v1/models")],
         413: [await client.post("/v1/completions", content=b"x" * 4097)],
     }
@@ -225,7 +230,7 @@ async def test_a_stream_says_the_same_as_the_whole(client: httpx.AsyncClient) ->
     assert done == "[DONE]"
     assert "".join(piece["choices"][0]["text"] for piece in pieces) == "Hélo"
     assert [piece["choices"][0]["finish_reason"] for piece in pieces] == [None, None, None, "length"]
-    assert sum((piece["choices"][0]["token_ids"] for piece in pieces), []) == list(ids("Hélo"))
+    assert [token for piece in pieces for token in piece["choices"][0]["token_ids"]] == list(ids("Hélo"))
     assert all(piece["usage"] is None for piece in pieces)
     assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == 5
     assert usage["metrics"]["speculative_decoding"]["rounds"] == 3
@@ -248,7 +253,9 @@ async def test_batches_and_n_are_sessions_with_seeds_that_count_up(client: httpx
     assert [choice["text"] for choice in answer["choices"]] == ["aHélo", "aHélo", "bcHélo", "bcHélo"]
     assert answer["usage"]["prompt_tokens"] == 3 and answer["usage"]["completion_tokens"] == 20
     requests = target_of(client).requests
-    assert sorted((request.prompt, request.sampling.seed) for request in requests) == sorted((ids(p), s) for p in ("a", "bc") for s in (10, 11))
+    assert sorted((request.prompt, request.sampling.seed) for request in requests) == sorted(
+        (ids(p), s) for p in ("a", "bc") for s in (10, 11)
+    )
     assert {(request.speculation.preset, request.speculation.lookahead) for request in requests} == {("sd", 3)}
     assert len({request.session_id for request in requests}) == 4
     streamed = events((await client.post("/v1/completions", json={**body, "stream": True})).text)
