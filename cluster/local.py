@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -26,6 +27,7 @@ import httpx
 
 from cluster.config import RootConfig
 from deployments.config import ServiceConfig
+from deployments.serve_environment import CLUSTER_ENVIRONMENT
 from ssd_core.errors import SSDError
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ START_TIMEOUT_S = 600.0
 POLL_S = 0.1
 OBJECT_STORE_BYTES = 256 * 2**20
 """What crosses between the processes is token ids: Ray's default, a third of the memory, would only be reserved in vain."""
+LOCAL_ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0"}
+"""Serve's 30 s let load balancers elsewhere notice that an ingress goes; here there are none, and everything ends together."""
 
 Progress = Callable[[str], None]
 AppBuilder = Callable[[ServiceConfig], "Application"]
@@ -195,3 +199,6 @@ def _set_ray_environment() -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if "ray.serve" not in sys.modules:  # who has imported Serve has fixed its mode, and all processes must agree
+        for name, value in (CLUSTER_ENVIRONMENT | LOCAL_ENVIRONMENT).items():
+            os.environ.setdefault(name, value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 
 from ssd_core.config import Config, EngineConfig, SpeculationConfig
@@ -35,6 +37,8 @@ class DraftConfig(Config):
     num_gpus: float = Field(default=0.0, ge=0)
     max_step_nodes: int = Field(default=24, ge=1)
     """Most nodes of all sessions together evaluated in one growth step."""
+    transport: Literal["auto", "ray"] = "auto"
+    """How outcomes and growth travel. `ray`: actor calls and streamed Ray objects. `auto`: a socket between processes of one node, Ray between nodes."""
 
 
 class ServiceConfig(Config):

@@ -9,7 +9,7 @@ import ray
 
 from deployments.config import DraftConfig
 from deployments.draft_server import DraftServer
-from deployments.messages import Sample, Snapshot
+from deployments.messages import DraftAddress, Sample, Snapshot
 from deployments.metrics import histogram_samples
 
 MAX_TARGETS = 64
@@ -43,6 +43,9 @@ class DraftActor:
     def vocab_size(self) -> int:
         """Also: the model is loaded."""
         return self._server.vocab_size
+
+    def address(self) -> DraftAddress:
+        return DraftAddress(ray.get_runtime_context().get_node_id(), self._server.path)
 
     def forget(self, target_id: str) -> None:
         self._server.forget(target_id)

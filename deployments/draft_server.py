@@ -13,6 +13,7 @@ from deployments.codec import CodecError, decode_orders, encode_report
 from deployments.config import DraftConfig
 from deployments.engines import load_engine, load_tokenizer, spin_up
 from deployments.loop_thread import LoopThread
+from deployments.wire import WireHub
 from ssd_core.draft_loop import DraftLoop, SessionClose
 from ssd_core.loop_stats import Histogram
 from ssd_core.types import Growth, GrowthReport
@@ -76,13 +77,14 @@ class DraftServer:
             prefill_chunk_tokens=config.engine.prefill_chunk_tokens,
         )
         self._streams: dict[str, ReportStream] = {}
+        self._hub = WireHub()
         self._owners: dict[str, str] = {}  # session id -> target id
         self.num_garbage = 0
         self.order_delay = Histogram()
         self.busy_s = 0.0
         self.num_steps = 0
         self.num_nodes = 0
-        self._thread = LoopThread("draft", self._step, self._loop.wait, num_threads=config.engine.num_threads, on_failure=self._fail)
+        self._thread = LoopThread("draft", self._step, self._wait, num_threads=config.engine.num_threads, on_failure=self._fail)
         self._thread.start()
         logger.info("draft ready: %s", engine)
 
@@ -106,8 +108,17 @@ class DraftServer:
     def failure(self) -> str:
         return self._thread.failure
 
+    @property
+    def path(self) -> str:
+        """Where targets of this node connect."""
+        return self._hub.path
+
     def receive(self, target_id: str, data: bytes) -> None:
         """Orders of one target, in the order it sent them."""
+        self._take(target_id, data)
+        self._hub.wake()
+
+    def _take(self, target_id: str, data: bytes) -> None:
         try:
             message = decode_orders(data, self.vocab_size)
         except CodecError as error:
@@ -141,10 +152,14 @@ class DraftServer:
 
     def stop(self) -> None:
         self._thread.stop()
-        for stream in list(self._streams.values()):
-            stream.close()
+        self._fail("")
+
+    def _wait(self, timeout_s: float) -> None:
+        for target_id, data in self._hub.poll(timeout_s):
+            self._take(target_id, data)
 
     def _step(self) -> bool:
+        self._wait(0.0)
         report = self._loop.step()
         if report is None:
             return False
@@ -152,14 +167,17 @@ class DraftServer:
         self.num_nodes += report.num_nodes
         self.busy_s += report.busy_s
         for target_id, share in self._split(report).items():
-            if target_id in self._streams:
+            if target_id in self._hub:
+                self._hub.send(target_id, encode_report(share))  # to a target that does not read, growth is lost: a miss
+            elif target_id in self._streams:
                 self._streams[target_id].put(share)
         return True
 
     def _split(self, report: GrowthReport) -> dict[str, GrowthReport]:
         """Each target's part. With several targets the cost is shared out by the number of growths."""
-        if len(self._streams) == 1:
-            return {next(iter(self._streams)): report}
+        targets = {*self._streams, *self._hub.names}
+        if len(targets) == 1:
+            return {targets.pop(): report}
         growths: dict[str, list[Growth]] = {}
         unknown: dict[str, list[str]] = {}
         for growth in report.growths:
@@ -180,6 +198,7 @@ class DraftServer:
         return parts
 
     def _fail(self, reason: str) -> None:
-        """A draft whose loop died is a dead draft: its streams end, so that the targets lease another."""
+        """A draft whose loop died is a dead draft: its wires and streams end, so that the targets lease another."""
+        self._hub.close()
         for stream in list(self._streams.values()):
             stream.close()

@@ -69,6 +69,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftAddress:
+    """Where a draft listens for targets of its node (wire.py)."""
+
+    node_id: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """The draft of one session; empty name: there is none now."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -15,46 +16,20 @@ from ssd_core.types import Emission, GenerationRequest
 
 
 class ServeTarget:
-    """A Serve deployment handle. A session key keeps a client's requests on one replica (see router.py)."""
+    """Both calls are streams to Serve, a whole result one of a single message: over gRPC, Serve takes a call that is not a stream for
+    one still being assigned until it has ended, counts it as queued, and does not always pass its cancellation on."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
         self._generate = handle.options(method_name="generate", stream=True)
-        self._complete = handle.options(method_name="complete")
+        self._complete = handle.options(method_name="complete", stream=True)
 
-    async def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncGenerator[Emission | Refusal, None]:
-        handle = self._generate.options(session_id=session_key) if session_key else self._generate
-        response: Any = handle.remote(request)
-        is_finished = False
-        try:
-            async for emission in response:
-                is_finished = isinstance(emission, Refusal) or emission.finish_reason is not None
-                yield emission
-            if not is_finished:
-                raise TargetLostError("the stream ended early")
-        except BackPressureError as error:
-            raise OverloadedError(str(error)) from None
-        except (RayActorError, DeploymentUnavailableError) as error:
-            raise TargetLostError(str(error).partition("\n")[0]) from None
-        finally:
-            if not is_finished:
-                response.cancel()
+    def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncGenerator[Emission | Refusal, None]:
+        return self._call(self._generate, request, session_key)
 
     async def complete(self, request: GenerationRequest, session_key: str = "") -> Emission | Refusal:
-        handle = self._complete.options(session_id=session_key) if session_key else self._complete
-        response: Any = handle.remote(request)
-        is_finished = False
-        try:
-            result: Emission | Refusal = await response
-            is_finished = True
-            return result
-        except BackPressureError as error:
-            raise OverloadedError(str(error)) from None
-        except (RayActorError, DeploymentUnavailableError) as error:
-            raise TargetLostError(str(error).partition("\n")[0]) from None
-        finally:
-            if not is_finished:
-                response.cancel()
+        async with aclosing(self._call(self._complete, request, session_key)) as answers:
+            return await anext(answers)
 
     async def card(self) -> ModelCard:
         card: ModelCard = await self._handle.card.remote()
@@ -66,3 +41,23 @@ class ServeTarget:
         except (RayActorError, DeploymentUnavailableError) as error:
             raise TargetLostError(str(error).partition("\n")[0]) from None
         return snapshots
+
+    async def _call(
+        self, handle: DeploymentHandle, request: GenerationRequest, session_key: str
+    ) -> AsyncGenerator[Emission | Refusal, None]:
+        """A session key keeps a client's requests on one replica (see router.py)."""
+        response: Any = (handle.options(session_id=session_key) if session_key else handle).remote(request)
+        is_finished = False
+        try:
+            async for answer in response:
+                is_finished = isinstance(answer, Refusal) or answer.finish_reason is not None
+                yield answer
+            if not is_finished:
+                raise TargetLostError("the stream ended early")
+        except BackPressureError as error:
+            raise OverloadedError(str(error)) from None
+        except (RayActorError, DeploymentUnavailableError) as error:
+            raise TargetLostError(str(error).partition("\n")[0]) from None
+        finally:
+            if not is_finished:
+                response.cancel()

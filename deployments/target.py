@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from ray import serve
@@ -47,6 +48,7 @@ class Target:
     async def __init__(self, config: ServiceConfig) -> None:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._has_drafts = config.draft.num_actors > 0
+        self._may_wire = config.draft.transport == "auto"
         self._link: RayDraftLink | None = None
         if self._has_drafts:
             await find_pool().start.remote()  # the drafts load their model while this replica loads its own
@@ -65,17 +67,18 @@ class Target:
     def _make_link(self, vocab_size: int) -> DraftLink:
         if not self._has_drafts:
             return NoDraft()
-        self._link = RayDraftLink(self._replica_id, vocab_size, find_pool)
+        self._link = RayDraftLink(self._replica_id, vocab_size, find_pool, may_wire=self._may_wire)
         return self._link
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Emission | Refusal]:
         """One message per round; if the caller is slow, one for several. Ends with an emission that has a finish reason."""
-        async for emission in self._server.generate(request):
-            yield emission
+        async with aclosing(self._server.generate(request)) as emissions:
+            async for emission in emissions:
+                yield emission
 
-    async def complete(self, request: GenerationRequest) -> Emission | Refusal:
+    async def complete(self, request: GenerationRequest) -> AsyncIterator[Emission | Refusal]:
         """The whole generation in one message."""
-        return await self._server.complete(request)
+        yield await self._server.complete(request)
 
     async def card(self) -> ModelCard:
         return self._server.card

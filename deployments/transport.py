@@ -1,14 +1,16 @@
 """RayDraftLink: a target replica's seam to draft actors in other processes.
 
-The engine's thread only ever puts to a queue and takes from a deque. Behind it stand threads: one sends orders (all sessions of a round in
-one message per draft actor), one asks the pool for leases, and one per draft receives growth, as the items of a streaming call. A
-draft that dies takes its sessions' homes with it: `has_draft` is False from then on, and `needs_open` lists them once another can be had.
+All outcomes of a round leave as one message per draft. To a draft on the same node they go over a wire (wire.py), from the engine's thread and
+back into it. To any other the engine's thread only puts to a queue and takes from a deque; behind these one thread sends orders by actor calls and
+one per draft receives growth, as the items of a streaming call: each a Ray object, brought here by Ray. A further thread asks the pool for
+leases. A draft that dies takes its sessions' homes with it: `has_draft` is False from then on, and `needs_open` lists them once another can be had.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
+import select
 import threading
 import time
 from collections import deque
@@ -21,7 +23,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from deployments.codec import CodecError, decode_report, encode_orders
-from deployments.messages import Grant, Snapshot
+from deployments.messages import DraftAddress, Grant, Snapshot
+from deployments.wire import Waker, Wire
 from ssd_core.draft_loop import DraftMessage, SessionClose
 from ssd_core.loop_stats import Histogram
 from ssd_core.types import GrowthReport, Outcome, SessionOpen
@@ -69,21 +72,24 @@ class LinkCounters:
 class RayDraftLink:
     """`find_pool` looks the pool's handle up anew: it changes when Serve restarts it."""
 
-    def __init__(self, target_id: str, vocab_size: int, find_pool: Callable[[], ActorHandle]) -> None:
+    def __init__(self, target_id: str, vocab_size: int, find_pool: Callable[[], ActorHandle], *, may_wire: bool = True) -> None:
+        """`may_wire`: drafts of this node are reached over a wire."""
         self._target_id = target_id
+        self._may_wire = may_wire
         self._vocab_size = vocab_size
         self._find_pool = find_pool
         self._pool: ActorHandle | None = None
-        self._lock = threading.Lock()  # guards the next five
+        self._lock = threading.Lock()  # guards the next six
         self._sessions: set[str] = set()  # open on the target's side
         self._homes: dict[str, str] = {}  # session -> draft
         self._needs_open: set[str] = set()
         self._drafts: dict[str, Any] = {}  # name -> its `receive`, with options set once: a call is on the path of every round
+        self._wires: dict[str, Wire] = {}  # name -> connection, for drafts of this node
         self._dead: set[str] = set()
         self._orders: queue.SimpleQueue[DraftMessage | RoundOutcomes | Stop] = queue.SimpleQueue()
         self._requests: queue.SimpleQueue[SessionOpen | Release | Stop] = queue.SimpleQueue()
         self._reports: deque[GrowthReport] = deque()
-        self._event = threading.Event()
+        self._waker = Waker()
         self.counters = LinkCounters()
         self._threads = [
             threading.Thread(target=run, name=name, daemon=True) for run, name in ((self._send, "orders"), (self._lease, "leases"))
@@ -103,9 +109,24 @@ class RayDraftLink:
             self._requests.put(opening)
 
     def send_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        self._orders.put(RoundOutcomes(tuple(outcomes), time.time()))
+        by_wire: dict[str, list[Outcome]] = {}
+        by_call: list[Outcome] = []
+        for outcome in outcomes:
+            home = self._homes.get(outcome.session_id, "")
+            (by_wire.setdefault(home, []) if home in self._wires else by_call).append(outcome)
+        for draft, orders in by_wire.items():
+            self._transmit(draft, orders, time.time())
+        if by_call:
+            self._orders.put(RoundOutcomes(tuple(by_call), time.time()))
 
     def poll_growth(self) -> list[GrowthReport]:
+        for draft, wire in list(self._wires.items()):
+            messages = wire.receive()
+            if messages is None:
+                logger.warning("lost %s: its wire is closed", draft)
+                self._lose(draft)
+            for data in messages or ():
+                self._take(data)
         return [self._reports.popleft() for _ in range(len(self._reports))]
 
     def needs_open(self) -> list[str]:
@@ -119,11 +140,11 @@ class RayDraftLink:
         return session_id in self._homes
 
     def wait(self, timeout_s: float) -> None:
-        self._event.wait(timeout_s)
-        self._event.clear()
+        select.select([self._waker, *self._wires.values()], (), (), timeout_s)
+        self._waker.clear()
 
     def wake(self) -> None:
-        self._event.set()
+        self._waker.wake()
 
     def close(self, session_id: str) -> None:
         with self._lock:
@@ -156,16 +177,21 @@ class RayDraftLink:
             began = time.perf_counter()
             sent_at = min((item.queued_at for item in batch if isinstance(item, RoundOutcomes)), default=time.time())
             for draft, orders in self._by_draft(batch).items():
-                receive = self._drafts.get(draft)
-                if receive is None:
-                    continue  # it died this moment
-                data = encode_orders(orders, sent_at)
-                receive.remote(self._target_id, data)
-                self.counters.messages_sent += 1
-                self.counters.bytes_sent += len(data)
+                self._transmit(draft, orders, sent_at)
             self.counters.send_s += time.perf_counter() - began
             if any(isinstance(item, Stop) for item in batch):
                 return
+
+    def _transmit(self, draft: str, orders: Sequence[DraftMessage], sent_at: float) -> None:
+        """One message, by wire where there is one and it takes it, by actor call otherwise."""
+        wire, receive = self._wires.get(draft), self._drafts.get(draft)
+        if receive is None:
+            return  # it died this moment
+        data = encode_orders(orders, sent_at)
+        if wire is None or not wire.send(data):
+            receive.remote(self._target_id, data)
+        self.counters.messages_sent += 1
+        self.counters.bytes_sent += len(data)
 
     def _by_draft(self, batch: Iterable[DraftMessage | RoundOutcomes | Stop]) -> dict[str, list[DraftMessage]]:
         """Orders by the draft that must hear them. Without one they are dropped: the next ones repeat what matters."""
@@ -236,10 +262,25 @@ class RayDraftLink:
         handle: ActorHandle | None = ray.get(pool.handle.remote(draft), timeout=POOL_TIMEOUT_S)
         if handle is None:
             return False
+        wire = self._connect(handle) if self._may_wire else None
         with self._lock:
-            self._drafts[draft] = handle.receive.options(num_returns=0)  # no answer: the growth stream tells of a death
-        threading.Thread(target=self._receive, args=(draft, handle), name=f"growth of {draft}", daemon=True).start()
+            self._drafts[draft] = handle.receive.options(num_returns=0)  # no answer: the wire or the growth stream tells of a death
+            if wire is not None:
+                self._wires[draft] = wire
+        if wire is None:
+            threading.Thread(target=self._receive, args=(draft, handle), name=f"growth of {draft}", daemon=True).start()
         return True
+
+    def _connect(self, draft: ActorHandle) -> Wire | None:
+        """A wire, if the draft is on this node."""
+        address: DraftAddress = ray.get(draft.address.remote(), timeout=POOL_TIMEOUT_S)
+        if address.node_id != ray.get_runtime_context().get_node_id():
+            return None
+        try:
+            return Wire.connect(address.path, self._target_id)
+        except OSError as error:  # another container on the same node, say
+            logger.warning("no wire to %s: %s", address.path, error)
+            return None
 
     def _current_pool(self) -> ActorHandle:
         if self._pool is None:
@@ -253,6 +294,7 @@ class RayDraftLink:
             stream: Any = handle.growth.options(num_returns="streaming").remote(self._target_id)
             for reference in stream:
                 self._take(ray.get(reference))
+                self._waker.wake()
         except (RayActorError, GetTimeoutError) as error:
             logger.warning("lost %s: %s", draft, str(error).partition("\n")[0])
         finally:
@@ -269,16 +311,18 @@ class RayDraftLink:
         self.counters.bytes_received += len(data)
         self.counters.growth_delay.add(max(0.0, time.time() - report.sent_at))
         self._reports.append(report)
-        self._event.set()
 
     def _lose(self, draft: str) -> None:
         """The draft is gone: its sessions have none from now on, and ask for another."""
         with self._lock:
             del self._drafts[draft]
+            wire = self._wires.pop(draft, None)
             self._dead.add(draft)
             lost = {session_id for session_id, home in self._homes.items() if home == draft}
             for session_id in lost:
                 del self._homes[session_id]
             self._needs_open |= lost & self._sessions
+        if wire is not None:
+            wire.close()
         self.counters.drafts_lost += 1
-        self._event.set()
+        self._waker.wake()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import queue
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -127,7 +126,6 @@ class DraftLoop:
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._clock = clock
         self._inbox: queue.SimpleQueue[DraftMessage] = queue.SimpleQueue()
-        self._messages: deque[DraftMessage] = deque()
         self._sessions: dict[str, DraftSession] = {}
         self._refused: set[str] = set()
         self._calibrations = {is_greedy: EdgeCalibration() for is_greedy in (True, False)}
@@ -138,15 +136,8 @@ class DraftLoop:
     def receive(self, message: DraftMessage) -> None:
         self._inbox.put(message)
 
-    def wait(self, timeout_s: float) -> None:
-        """Until a message is there, or the timeout."""
-        try:
-            self._messages.append(self._inbox.get(timeout=timeout_s))
-        except queue.Empty:
-            return
-
     def step(self) -> GrowthReport | None:
-        """Apply what was received, then one growth step. None: nothing to do and nothing to say, `wait` first."""
+        """Apply what was received, then one growth step. None: nothing to do and nothing to say."""
         began = self._clock()
         said, unknown = self._advance()
         batches = self._choose()
@@ -170,12 +161,10 @@ class DraftLoop:
 
     def _advance(self) -> tuple[list[Growth], list[str]]:
         """Apply the messages that have come. Returns what must be said at once, and the sessions nobody opened here."""
-        while not self._inbox.empty():
-            self._messages.append(self._inbox.get())
         said: list[Growth] = []
         unknown: list[str] = []
-        while self._messages:
-            match self._messages.popleft():
+        while not self._inbox.empty():
+            match self._inbox.get():
                 case SessionOpen() as opening:
                     self._open(opening)
                 case SessionClose(session_id):

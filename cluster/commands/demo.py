@@ -15,12 +15,12 @@ from cluster.config import HttpConfig
 from cluster.local import LocalService
 
 EXAMPLES = """\
-  ssd-serve demo                 about three minutes on two CPU cores; writes results/demo.json and results/demo.png
+  ssd-serve demo                 two to three minutes on two CPU cores; writes results/demo.json and results/demo.png
   ssd-serve demo --prompts 2     a quick look
 
 exit code 1: some preset answered with other tokens than the rest"""
 
-SHOWN_PROMPT = 'class Stack:\n    """A last-in first-out stack."""\n\n    def __init__(self):\n'
+SHOWN_PROMPT = 'def read_config(path):\n    """Read a JSON configuration file and return a dictionary."""\n    with open(path'
 TEMPERATURES = (0.0, 0.8)
 
 

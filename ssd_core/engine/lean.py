@@ -8,7 +8,7 @@ D their width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +24,15 @@ FIXED_ROPE_TYPES = {"default", "linear", "llama3", "yarn"}
 
 def can_be_lean(model: PreTrainedModel) -> bool:
     """Whether LeanForward computes this model's function. Subclasses may differ, so they do not count."""
-    config = model.config
+    if type(model) not in (Qwen3ForCausalLM, LlamaForCausalLM):
+        return False
+    config: Any = model.config
+    rotary: Any = model.model.rotary_emb
     return (
-        type(model) in (Qwen3ForCausalLM, LlamaForCausalLM)
-        and config.hidden_act == "silu"
-        and model.model.rotary_emb.rope_type in FIXED_ROPE_TYPES
-        and 2 * len(model.model.rotary_emb.inv_freq) == config.head_dim
-        and getattr(config, "quantization_config", None) is None
+        config.hidden_act == "silu"
+        and rotary.rope_type in FIXED_ROPE_TYPES
+        and 2 * len(rotary.inv_freq) == config.head_dim
+        and all(type(linear) is nn.Linear for linear in model.modules() if hasattr(linear, "in_features"))  # no adapter, not quantized
     )
 
 
@@ -55,7 +57,9 @@ class LeanForward:
 
     def __init__(self, model: PreTrainedModel, max_position: int) -> None:
         assert can_be_lean(model), type(model)
-        config, decoder = model.config, model.model
+        config: Any = model.config
+        decoder: Any = model.model
+        eps = config.rms_norm_eps
         self._vocab_size: int = config.vocab_size
         self._head_dim: int = config.head_dim
         self._num_query = config.num_attention_heads * config.head_dim  # Q D
@@ -64,8 +68,8 @@ class LeanForward:
         rotary = decoder.rotary_emb
         angles = torch.arange(max_position, device=model.device).float()[:, None, None] * rotary.inv_freq.float()
         self._rotation = torch.polar(torch.full_like(angles, rotary.attention_scaling), angles)  # [max_position, 1, D/2] complex
-        self._layers = [_take_layer(layer) for layer in decoder.layers]
-        self._norm = norm_operation(decoder.norm)
+        self._layers = [_take_layer(layer, eps) for layer in decoder.layers]
+        self._norm = norm_operation(decoder.norm.weight, eps)
         self._head = linear_operation(_take(model, "lm_head"))
 
     @torch.inference_mode()
@@ -97,7 +101,7 @@ class LeanForward:
         return self._head(self._norm(x)).float()  # [R, V]
 
 
-def _take_layer(layer: nn.Module) -> Layer:
+def _take_layer(layer: Any, eps: float) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     width = attention.head_dim
     query, key, value = (_take(attention, name) for name in ("q_proj", "k_proj", "v_proj"))
@@ -105,18 +109,18 @@ def _take_layer(layer: nn.Module) -> Layer:
     if hasattr(attention, "q_norm"):
         weights = [(attention.q_norm, query), (attention.k_norm, key)]
         weight = torch.cat([_paired(n.weight, width).expand(p.out_features // width, -1) for n, p in weights])  # [Q + H, D]
-        head_norm = LeanRMSNorm(weight, attention.q_norm.variance_epsilon)
+        head_norm = LeanRMSNorm(weight, eps)
     for projection in (query, key):
         projection.weight = nn.Parameter(_paired(projection.weight, width), requires_grad=False)
         if projection.bias is not None:
             projection.bias = nn.Parameter(_paired(projection.bias, width), requires_grad=False)
     return Layer(
-        attention_norm=norm_operation(layer.input_layernorm),
+        attention_norm=norm_operation(layer.input_layernorm.weight, eps),
         query_key_value=linear_operation(query, key, value),
         head_norm=head_norm,
         scoring=Scoring(attention.scaling, getattr(attention, "sliding_window", None), softcap=None),
         out=linear_operation(_take(attention, "o_proj")),
-        mlp_norm=norm_operation(layer.post_attention_layernorm),
+        mlp_norm=norm_operation(layer.post_attention_layernorm.weight, eps),
         gate_up=linear_operation(_take(mlp, "gate_proj"), _take(mlp, "up_proj")),
         down=linear_operation(_take(mlp, "down_proj")),
     )
@@ -125,10 +129,10 @@ def _take_layer(layer: nn.Module) -> Layer:
 def _paired(rows: torch.Tensor, width: int) -> torch.Tensor:
     """[heads * D, ...] with the two halves of each head interleaved. Rotary turns element i with element i + D/2; put side by side
     they are one complex number, and the turn one multiplication. Products of queries and keys do not see the order."""
-    return rows.detach().unflatten(0, (-1, 2, width // 2)).transpose(1, 2).flatten(0, 2)
+    return rows.detach().view(-1, 2, width // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
-def _take(parent: nn.Module, name: str) -> nn.Linear:
+def _take(parent: Any, name: str) -> nn.Linear:
     child: nn.Linear = getattr(parent, name)
     delattr(parent, name)
     return child

@@ -110,11 +110,11 @@ def linear_operation(*linears: nn.Linear) -> Operation:
     return partial(F.linear, weight=weight, bias=bias) if packed is None else packed.forward
 
 
-def norm_operation(norm: nn.Module) -> Operation:
-    """Of an RMS norm that multiplies by its weight."""
-    if _is_float32_on_cpu(norm.weight):
-        return LeanRMSNorm(norm.weight, norm.variance_epsilon).forward
-    return partial(F.rms_norm, normalized_shape=tuple(norm.weight.shape), weight=norm.weight.detach(), eps=norm.variance_epsilon)
+def norm_operation(weight: torch.Tensor, eps: float) -> Operation:
+    """x / sqrt(mean(x^2) + eps) * weight."""
+    if _is_float32_on_cpu(weight):
+        return LeanRMSNorm(weight, eps).forward
+    return partial(F.rms_norm, normalized_shape=weight.shape, weight=weight.detach(), eps=eps)
 
 
 def optimize_for_cpu(model: nn.Module) -> None:

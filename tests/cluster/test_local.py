@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.commands.demo import SHOWN_PROMPT
+
 pytestmark = [pytest.mark.service, pytest.mark.timeout(420)]
 
 SSD_SERVE = (sys.executable, "-m", "cluster.cli")
@@ -69,7 +71,7 @@ def test_the_demo_shows_identical_tokens_and_leaves_nothing_behind(temp_dir: Pat
     words = ["demo", "--prompts", "1", "--max-tokens", "24", "--out", str(tmp_path / "results")]
     done = subprocess.run([*SSD_SERVE, *words], env=environment(temp_dir), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "class Stack:" in done.stdout
+    assert SHOWN_PROMPT in done.stdout
     assert "all presets returned identical tokens: yes" in done.stdout
     content = json.loads((tmp_path / "results" / "demo.json").read_text())
     assert {(row["temperature"], row["preset"]) for row in content["rows"]} == {
