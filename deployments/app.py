@@ -27,7 +27,7 @@ def build_app(args: ServiceConfig) -> Application:
     pool = DeploymentActorConfig(
         name=POOL_NAME, actor_class=ray.remote(SpeculatorPool), init_args=(draft,), actor_options={"num_cpus": 0, "max_concurrency": 1000}
     )
-    targets = Target.options(
+    targets = Target.options(  # type: ignore[attr-defined]
         num_replicas=target.num_replicas,
         ray_actor_options={"num_cpus": target.num_cpus, "num_gpus": target.num_gpus, "runtime_env": {"env_vars": REPLICA_ENVIRONMENT}},
         placement_group_bundles=[{"CPU": target.num_cpus, **({"GPU": target.num_gpus} if target.num_gpus else {})}],
@@ -35,11 +35,12 @@ def build_app(args: ServiceConfig) -> Application:
         max_queued_requests=capacity,
         graceful_shutdown_timeout_s=target.shutdown_timeout_s,
         request_router_config=RequestRouterConfig(
-            request_router_class="deployments.router:SessionRouter", request_routing_stats_period_s=ROUTING_STATS_PERIOD_S
+            request_router_class="deployments.router:SessionRouter",
+            request_routing_stats_period_s=ROUTING_STATS_PERIOD_S,
         ),
         deployment_actors=[pool] if draft.num_actors > 0 else None,
     )
-    ingress = Ingress.options(
+    ingress = Ingress.options(  # type: ignore[attr-defined]
         num_replicas=args.num_ingress_replicas,
         ray_actor_options={"num_cpus": args.ingress_num_cpus, "runtime_env": {"env_vars": REPLICA_ENVIRONMENT}},
         max_ongoing_requests=INGRESS_ONGOING_REQUESTS,

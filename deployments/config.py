@@ -38,7 +38,7 @@ class DraftConfig(Config):
     max_step_nodes: int = Field(default=24, ge=1)
     """Most nodes of all sessions together evaluated in one growth step."""
     transport: Literal["auto", "ray"] = "auto"
-    """How outcomes and growth travel. `ray`: actor calls and streamed Ray objects. `auto`: a socket between processes of one node, Ray between nodes."""
+    """How outcomes and growth travel. `ray`: actor calls and streamed Ray objects. `auto`: a socket within one node, else Ray."""
 
 
 class ServiceConfig(Config):

@@ -56,6 +56,7 @@ class DraftActor:
             Sample("ssd_draft_sessions", server.num_sessions, labels),
             Sample("ssd_draft_kv_cells", server.num_cells, labels),
             Sample("ssd_draft_kv_cells_free", server.num_free_cells, labels),
+            Sample("ssd_draft_flops_per_node", server.flops_per_node, labels),
             Sample("ssd_draft_steps_total", server.num_steps, labels, "counter"),
             Sample("ssd_draft_nodes_total", server.num_nodes, labels, "counter"),
             Sample("ssd_draft_busy_seconds_total", server.busy_s, labels, "counter"),

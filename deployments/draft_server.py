@@ -105,6 +105,10 @@ class DraftServer:
         return self._engine.num_cells
 
     @property
+    def flops_per_node(self) -> float:
+        return self._engine.flops_per_token
+
+    @property
     def failure(self) -> str:
         return self._thread.failure
 

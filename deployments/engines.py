@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FAKE = "fake:"
 _NOISE = {"target": 0.0, "draft": 0.3}
 _BYTES_PER_FAKE_CELL = 4096
+NUM_BYTES = 256
 _END_OF_TEXT = "<|endoftext|>"
 
 
@@ -48,7 +49,7 @@ def load_engine(config: EngineConfig) -> Engine:
 
         fake = _Fake.parse(config.model)
         return FakeEngine(
-            257,
+            NUM_BYTES + 1,
             seed=7,
             noise=fake.noise,
             num_cells=config.kv_budget_bytes // _BYTES_PER_FAKE_CELL,
@@ -69,9 +70,7 @@ def load_tokenizer(model: str) -> LoadedTokenizer:
     if model.startswith(FAKE):
         _Fake.parse(model)
         tokenizer = byte_tokenizer()
-        return loader.LoadedTokenizer(
-            tokenizer, (tokenizer.token_to_id(_END_OF_TEXT),), "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
-        )
+        return loader.LoadedTokenizer(tokenizer, (NUM_BYTES,), "{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
     return loader.load_tokenizer(model)
 
 
@@ -81,7 +80,7 @@ def byte_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(BPE({character: i for i, character in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = ByteLevelDecoder()
-    tokenizer.add_special_tokens([_END_OF_TEXT])
+    tokenizer.add_special_tokens([_END_OF_TEXT])  # its id is NUM_BYTES
     return tokenizer
 
 

@@ -23,7 +23,7 @@ from deployments.service import Service
 class Ingress:
     """HTTP at `/`; for Python, `serve.get_app_handle(app).options(stream=True).generate.remote(prompt, **fields)`."""
 
-    async def __init__(self, config: ServiceConfig, target: DeploymentHandle) -> None:
+    async def __init__(self, config: ServiceConfig, target: DeploymentHandle) -> None:  # type: ignore[misc]
         name = serve.get_replica_context().replica_id.unique_id
         self._service = Service(config, ServeTarget(target), f"ingress-{name}")
         self._connecting = asyncio.get_running_loop().create_task(self._service.connect())

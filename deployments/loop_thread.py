@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -40,6 +41,8 @@ class LoopThread:
 
     def start(self) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: the collector need not walk torch, Ray and the model in the middle of a round
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:

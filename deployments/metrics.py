@@ -36,7 +36,7 @@ def target_samples(stats: LoopStats, replica: str) -> tuple[Sample, ...]:
         return Sample(name, value, labels, "counter")
 
     return (
-        counter("vllm:spec_decode_num_drafts_total", stats.rounds),
+        counter("vllm:spec_decode_num_drafts_total", stats.drafts),
         counter("vllm:spec_decode_num_draft_tokens_total", stats.draft_tokens),
         counter("vllm:spec_decode_num_accepted_tokens_total", stats.accepted),
         *(
@@ -49,6 +49,7 @@ def target_samples(stats: LoopStats, replica: str) -> tuple[Sample, ...]:
         Sample("vllm:kv_cache_usage_perc", 1 - stats.kv_cells_free / stats.kv_cells, labels),
         *(Sample("vllm:request_success_total", n, (*labels, ("finished_reason", reason)), "counter") for reason, n in stats.finished),
         Sample("ssd_outstanding_tokens", stats.outstanding_tokens, labels),
+        Sample("ssd_target_flops_per_node", stats.flops_per_node, labels),
         Sample("ssd_store_sessions", stats.store_sessions, labels),
         counter("ssd_rounds_total", stats.rounds),
         counter("ssd_verify_passes_total", stats.passes),
@@ -59,6 +60,7 @@ def target_samples(stats: LoopStats, replica: str) -> tuple[Sample, ...]:
         counter("ssd_draft_wait_seconds_total", stats.draft_wait_s),
         counter("ssd_draft_timeouts_total", stats.draft_timeouts),
         counter("ssd_growth_reports_total", stats.reports),
+        counter("ssd_growth_nodes_total", stats.draft_nodes),
         counter("ssd_growth_ingested_total", stats.store_ingested),
         counter("ssd_growth_late_total", stats.store_late),
         counter("ssd_growth_garbage_total", stats.store_garbage),

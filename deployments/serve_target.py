@@ -21,8 +21,9 @@ class ServeTarget:
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
-        self._generate = handle.options(method_name="generate", stream=True)
-        self._complete = handle.options(method_name="complete", stream=True)
+        # `_by_reference=False`: over gRPC. What the environment says counts only where a handle is made, and this one came from a driver.
+        self._generate = handle.options(method_name="generate", stream=True, _by_reference=False)
+        self._complete = handle.options(method_name="complete", stream=True, _by_reference=False)
 
     def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncGenerator[Emission | Refusal, None]:
         return self._call(self._generate, request, session_key)

@@ -45,7 +45,7 @@ def find_pool() -> ActorHandle:
 
 @serve.deployment(name="Target")
 class Target:
-    async def __init__(self, config: ServiceConfig) -> None:
+    async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._has_drafts = config.draft.num_actors > 0
         self._may_wire = config.draft.transport == "auto"

@@ -1,9 +1,10 @@
 """RayDraftLink: a target replica's seam to draft actors in other processes.
 
-All outcomes of a round leave as one message per draft. To a draft on the same node they go over a wire (wire.py), from the engine's thread and
-back into it. To any other the engine's thread only puts to a queue and takes from a deque; behind these one thread sends orders by actor calls and
-one per draft receives growth, as the items of a streaming call: each a Ray object, brought here by Ray. A further thread asks the pool for
-leases. A draft that dies takes its sessions' homes with it: `has_draft` is False from then on, and `needs_open` lists them once another can be had.
+All outcomes of a round leave as one message per draft. To a draft on the same node they go over a wire (wire.py), from the engine's
+thread and back into it. To any other the engine's thread only puts to a queue and takes from a deque; behind these one thread sends
+orders by actor calls and one per draft receives growth, as the items of a streaming call: each a Ray object, brought here by Ray. A
+further thread asks the pool for leases. A draft that dies takes its sessions' homes with it: `has_draft` is False from then on, and
+`needs_open` lists them once another can be had.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ class RayDraftLink:
         return session_id in self._homes
 
     def wait(self, timeout_s: float) -> None:
-        select.select([self._waker, *self._wires.values()], (), (), timeout_s)
+        readers: list[Waker | Wire] = [self._waker, *self._wires.values()]
+        select.select(readers, (), (), timeout_s)
         self._waker.clear()
 
     def wake(self) -> None:

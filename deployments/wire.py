@@ -1,8 +1,8 @@
 """The short way between a target and a draft on the same node: a Unix socket that keeps message boundaries.
 
-Why it exists: a round of the embedded pair is over in five milliseconds. An actor call and the item of a streaming call cost each side about a
-millisecond of threads, interpreter lock and event loops, on the cores that the models need; a message here costs some twenty microseconds
-in the thread that runs the loop. Across nodes growth travels as Ray objects (transport.py); what is said is the same.
+Why it exists: a round of the embedded pair takes some five milliseconds. An actor call and the item of a streaming call cost each
+side about a millisecond of threads, interpreter lock and event loops, on the cores that the models need; a message here costs some
+twenty microseconds in the thread that runs the loop. Across nodes growth travels as Ray objects (transport.py); what is said is the same.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -303,7 +303,7 @@ class DraftLoop:
         columns = iter(zip(tokens.tolist(), values.tolist(), strict=True))
         return [self._propose(batch.session, nodes, columns) for batch, nodes in zip(batches, evaluated, strict=True)]
 
-    def _propose(self, session: DraftSession, nodes: Sequence[Node], columns: object) -> Growth:
+    def _propose(self, session: DraftSession, nodes: Sequence[Node], columns: Iterator[tuple[list[int], list[float]]]) -> Growth:
         """Hang the likeliest children below the evaluated nodes, and say so."""
         parents: list[int] = []
         tokens: list[int] = []
@@ -327,9 +327,7 @@ class DraftLoop:
         session.renew_plan()
         return self._growth(session, tuple(parents), tuple(tokens), tuple(edges))
 
-    def _growth(
-        self, session: DraftSession, parents: tuple[int, ...], tokens: tuple[int, ...], edges: tuple[float, ...]
-    ) -> Growth:
+    def _growth(self, session: DraftSession, parents: tuple[int, ...], tokens: tuple[int, ...], edges: tuple[float, ...]) -> Growth:
         if session.is_exhausted:
             session.told_exhausted_at = len(session.tokens)
         return Growth(session.id, len(session.tokens), parents, tokens, edges, session.is_exhausted)

@@ -5,8 +5,8 @@
     for chunk in pair.stream("def fibonacci(", preset="ssd-tree", max_tokens=64):
         print(chunk.text, end="")
 
-Draft and target take turns on the same cores here (the draft a fixed number of growth steps per target pass), so this shows what is computed, not how
-fast it is when both work at once: that is what the service is for.
+Draft and target take turns on the same cores here (the draft a fixed number of growth steps per target pass), so this shows what is
+computed, not how fast it is when both work at once: that is what the service is for.
 """
 
 from __future__ import annotations

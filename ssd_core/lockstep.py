@@ -1,4 +1,4 @@
-"""A link within one process: the draft takes a fixed number of growth steps per verification, without threads, so that runs repeat exactly."""
+"""A link within one process: the draft takes a fixed number of growth steps per verification, without threads. Runs repeat exactly."""
 
 from __future__ import annotations
 

@@ -39,11 +39,14 @@ class LoopStats:
     outstanding_tokens: int
     kv_cells: int
     kv_cells_free: int
+    flops_per_node: float
     store_sessions: int
     passes: int
     pass_nodes: int
     pass_s: float
     rounds: int
+    drafts: int
+    """Rounds in which speculated tokens were submitted."""
     tokens: int
     draft_tokens: int
     accepted: int
@@ -72,7 +75,7 @@ class LoopCounters:
     """The mutable side; written by the loop's thread only."""
 
     def __init__(self) -> None:
-        self.passes = self.pass_nodes = self.rounds = self.tokens = self.draft_tokens = self.accepted = 0
+        self.passes = self.pass_nodes = self.rounds = self.drafts = self.tokens = self.draft_tokens = self.accepted = 0
         self.pass_s = self.draft_wait_s = self.draft_busy_s = 0.0
         self.lookups = self.hits = self.draft_timeouts = self.reports = self.draft_steps = self.draft_nodes = 0
         self.accepted_per_position: list[int] = []
@@ -91,6 +94,7 @@ class LoopCounters:
 
     def count_round(self, num_tokens: int, num_submitted: int, num_accepted: int) -> None:
         self.rounds += 1
+        self.drafts += num_submitted > 0
         self.tokens += num_tokens
         self.draft_tokens += num_submitted
         self.accepted += num_accepted
@@ -118,6 +122,7 @@ class LoopCounters:
         outstanding_tokens: int,
         kv_cells: int,
         kv_cells_free: int,
+        flops_per_node: float,
         store_sessions: int,
         store: StoreCounters,
     ) -> LoopStats:
@@ -127,11 +132,13 @@ class LoopCounters:
             outstanding_tokens=outstanding_tokens,
             kv_cells=kv_cells,
             kv_cells_free=kv_cells_free,
+            flops_per_node=flops_per_node,
             store_sessions=store_sessions,
             passes=self.passes,
             pass_nodes=self.pass_nodes,
             pass_s=self.pass_s,
             rounds=self.rounds,
+            drafts=self.drafts,
             tokens=self.tokens,
             draft_tokens=self.draft_tokens,
             accepted=self.accepted,

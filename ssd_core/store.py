@@ -1,7 +1,8 @@
 """The speculation store: the target's replica of its sessions' trees. Given an outcome it answers with the next speculation, locally.
 
 What drafts send is ingested as it comes. Nothing in it is trusted: growth below an unknown node is late or foreign and is counted and
-dropped, tokens outside the vocabulary and impossible probabilities are garbage and are counted and dropped. Verification makes the rest harmless.
+dropped, tokens outside the vocabulary and impossible probabilities are garbage and are counted and dropped. Verification makes the
+rest harmless.
 """
 
 from __future__ import annotations

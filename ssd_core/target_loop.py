@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ssd_core.engine.base import TRUNK_END, Engine, Part
-from ssd_core.errors import CapacityError, EngineError, InvalidRequestError
+from ssd_core.errors import CapacityError, InvalidRequestError
 from ssd_core.link import DraftLink
 from ssd_core.loop_stats import LoopCounters, LoopStats
 from ssd_core.policies.submit import build_submit_policy, worthwhile
@@ -26,7 +26,7 @@ from ssd_core.sampling import TokenRule
 from ssd_core.session import Sink, TargetSession, logprobs_of
 from ssd_core.store import SpeculationStore
 from ssd_core.tree import Node
-from ssd_core.types import Emission, FinishReason, GenerationRequest, Outcome, StepTimes
+from ssd_core.types import Emission, FinishReason, GenerationRequest, Outcome, StepTimes, TokenLogprob
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,9 @@ class TargetLoop:
         self._check(request, submit.max_nodes)
         if self._num_queued >= self._max_queued + self._max_sessions:
             raise CapacityError(f"{self._num_queued} sessions are running or waiting")
-        rule = TokenRule(request.sampling, request.prompt, len(request.prompt), self._engine.vocab_size, self._eos_token_ids, self._engine.device)
+        rule = TokenRule(
+            request.sampling, request.prompt, len(request.prompt), self._engine.vocab_size, self._eos_token_ids, self._engine.device
+        )
         self._num_queued += 1
         self._inbox.put(TargetSession(request, sink, rule, submit, self._eos_token_ids, self._tokenizer))
         self._link.wake()
@@ -130,6 +132,7 @@ class TargetLoop:
             outstanding_tokens=sum(s.request.sampling.max_tokens - s.num_output_tokens for s in [*self._running.values()]),
             kv_cells=engine.num_cells,
             kv_cells_free=engine.num_free_cells,
+            flops_per_node=engine.flops_per_token,
             store_sessions=len(self._store),
             store=self._store.counters,
         )
@@ -376,7 +379,13 @@ class TargetLoop:
         return [Verdict(session, tuple(tokens))]
 
     def _finish(
-        self, session: TargetSession, tokens: tuple[int, ...], reason: FinishReason, *, logprobs: tuple = (), error: str = ""
+        self,
+        session: TargetSession,
+        tokens: tuple[int, ...],
+        reason: FinishReason,
+        *,
+        logprobs: tuple[TokenLogprob, ...] = (),
+        error: str = "",
     ) -> None:
         """Give everything back, on every path a session can end, then tell its sink."""
         self._num_queued -= 1

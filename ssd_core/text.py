@@ -23,7 +23,9 @@ class TextStream:
 
     A stop string is looked for in generated text only, never across the prompt's end."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), include_stop: bool = False, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), include_stop: bool = False, skip_special_tokens: bool = True
+    ) -> None:
         self._tokenizer = tokenizer
         self._decoder = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._stop = tuple(stop)
@@ -66,4 +68,7 @@ class TextStream:
 
     def _possible_stop_start(self) -> int:
         """First index of the held text from which it is a proper prefix of some stop string."""
-        return min((len(self._held) - n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])), default=len(self._held))
+        return min(
+            (len(self._held) - n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])),
+            default=len(self._held),
+        )

@@ -85,7 +85,9 @@ class SpeculationTree:
         """Propose a child. None if it is there already."""
         if token in parent.children:
             return None
-        node = Node(child_id(parent.id, token), token, parent.position + 1, parent, parent.log_reach + math.log(max(edge_probability, 1e-9)))
+        node = Node(
+            child_id(parent.id, token), token, parent.position + 1, parent, parent.log_reach + math.log(max(edge_probability, 1e-9))
+        )
         parent.children[token] = node
         self.nodes[node.id] = node
         return node

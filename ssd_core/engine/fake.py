@@ -69,6 +69,10 @@ class FakeEngine(Engine):
         return self._cells.num_free_cells
 
     @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
     def flops_per_token(self) -> float:
         return self._flops_per_token
 

@@ -110,7 +110,9 @@ def build_grow_policy(speculation: SpeculationConfig) -> GrowPolicy:
         case "sd":
             return GrowChain(speculation.lookahead)
         case "tree":
-            return GrowBestFirst(speculation.branching, speculation.growth_width, speculation.lookup_tokens, max_steps=speculation.lookahead - 1)
+            return GrowBestFirst(
+                speculation.branching, speculation.growth_width, speculation.lookup_tokens, max_steps=speculation.lookahead - 1
+            )
         case "ssd":
             return GrowFanOut(speculation.lookahead, speculation.fan_out, speculation.growth_width)
         case "ssd-tree":

@@ -101,7 +101,7 @@ def test_abort_tells_every_session() -> None:
         loop.add(request(name, max_tokens=5), run.sink)
     loop.step()
     loop.abort("the engine died")
-    assert {k: (e.finish_reason, e.error) for k, e in run.last.items()} == {n: (FinishReason.ERROR, "the engine died") for n in "ab"}
+    assert {k: (e.finish_reason, e.error) for k, e in run.last.items()} == dict.fromkeys("ab", (FinishReason.ERROR, "the engine died"))
     assert loop.stats().kv_cells_free == 100
 
 

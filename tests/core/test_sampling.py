@@ -67,7 +67,13 @@ def rule_of(**fields: object) -> TokenRule:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"temperature": 1.0}, {"temperature": 0.5}, {"temperature": 1.7, "top_k": 4}, {"temperature": 1.0, "top_p": 0.8}, {"temperature": 1.0, "min_p": 0.2}],
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.5},
+        {"temperature": 1.7, "top_k": 4},
+        {"temperature": 1.0, "top_p": 0.8},
+        {"temperature": 1.0, "min_p": 0.2},
+    ],
     ids=str,
 )
 def test_sampled_tokens_follow_the_target_distribution(fields: dict) -> None:
