@@ -55,11 +55,11 @@ class SpeculationConfig(Config):
     """F: bonus tokens guessed at every position of the submitted chain (`ssd`)."""
     tree_nodes: int = Field(default=12, ge=1, le=256)
     """Most nodes submitted with a round (`tree`, `ssd-tree`)."""
-    branching: int = Field(default=4, ge=1, le=16)
+    branching: int = Field(default=3, ge=1, le=16)
     """Children proposed below an evaluated node (`tree`, `ssd-tree`)."""
-    growth_width: int = Field(default=6, ge=1, le=256)
+    growth_width: int = Field(default=4, ge=1, le=256)
     """Most nodes of this session evaluated in one growth step."""
-    lookup_tokens: int = Field(default=2, ge=0, le=16)
+    lookup_tokens: int = Field(default=3, ge=0, le=16)
     """Tokens guessed by prompt look-up beyond the best node of a growth step and evaluated with it (`tree`, `ssd-tree`)."""
     growth_limit: int = Field(default=96, ge=2, le=4096)
     """Most evaluated nodes held below the root; growth pauses there."""

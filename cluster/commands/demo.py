@@ -27,7 +27,7 @@ TEMPERATURES = (0.0, 0.8)
 def add(subparsers: Subparsers) -> None:
     parser = add_subcommand(subparsers, "demo", run, "Start the embedded pair, show a completion, compare the presets, stop.", EXAMPLES)
     parser.add_argument("--prompts", type=positive, default=6, metavar="N", help="held-out prompts (default: 6)")
-    parser.add_argument("--max-tokens", type=positive, default=96, metavar="N", help="tokens of every answer (default: 96)")
+    parser.add_argument("--max-tokens", type=positive, default=128, metavar="N", help="tokens of every answer (default: 128)")
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the results go (default: results)")
 
 
