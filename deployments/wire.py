@@ -8,11 +8,11 @@ twenty microseconds in the thread that runs the loop. Across nodes growth travel
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import selectors
-import shutil
 import socket
-import tempfile
-from pathlib import Path
+import struct
 
 MAX_MESSAGE_BYTES = 128 * 1024
 """Below Linux's default limit for one message of a socket; a longer one (the opening of a very long session) goes by actor call."""
@@ -97,8 +97,7 @@ class WireHub:
     """The draft's side: everybody who connected, by name. All methods but `wake` and `close` belong to the loop's thread."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ssd-wire-"))  # for our user only
-        self.path = str(self._folder / "draft.sock")
+        self.path = f"\0ssd-wire-{secrets.token_hex(8)}"  # Linux's abstract names: nothing on disk that a killed process could leave
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(self.path)
         self._listener.listen()
@@ -139,10 +138,12 @@ class WireHub:
         for wire in list(self._wires.values()):
             wire.close()
         self._listener.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _accept(self) -> None:
         end, _ = self._listener.accept()
+        if _user_of(end) != os.getuid():  # an abstract name has no permissions of its own
+            end.close()
+            return
         end.settimeout(1.0)  # the name follows the connection at once
         try:
             name = end.recv(4096).decode(errors="replace")
@@ -168,3 +169,9 @@ class WireHub:
             del self._names[wire.fileno()]
             self._selector.unregister(wire)
             wire.close()
+
+
+def _user_of(end: socket.socket) -> int:
+    """User id of the process at the other end."""
+    _, user, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(user)
