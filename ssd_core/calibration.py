@@ -26,6 +26,7 @@ class EdgeCalibration:
 
     @property
     def scale(self) -> float:
+        """Edge probabilities are softmax(scores / scale)."""
         return _SCALES[self._best]
 
     def observe(self, candidates: Candidates, chosen: int) -> None:
@@ -37,10 +38,6 @@ class EdgeCalibration:
             self._losses[i] = _DECAY * self._losses[i] - math.log(max(probability, _MISS_PROBABILITY))
         if self.num_observed >= 20:
             self._best = min(range(len(_SCALES)), key=self._losses.__getitem__)
-
-    def probabilities(self, scores: Sequence[float]) -> list[float]:
-        """Edge probabilities of the candidates whose scores, best first, are given."""
-        return softmax(scores, self.scale)
 
 
 def softmax(scores: Sequence[float], scale: float) -> list[float]:

@@ -11,7 +11,9 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
+from typing import NamedTuple
 
 import torch
 
@@ -60,13 +62,14 @@ class DraftSession:
         grows several levels at once. Their edges are set by the draft's own logits right after."""
         if self.lookup is None:
             return []
-        guessed: list[Node] = []
         room = self.growth_limit - self.num_region - len(self.plan)
-        for token in self.lookup.guess(self.tree.path_to(best), min(room, self.policy.lookup_tokens)):
-            node = self.tree.add(guessed[-1] if guessed else best, token, 1.0)
-            assert node is not None, "a node has no children before it is evaluated"
-            guessed.append(node)
-        return guessed
+        return self.tree.guess(best, self.lookup.guess(self.tree.path_to(best), min(room, self.policy.lookup_tokens)), 1.0)
+
+    def remember(self, node: Node, follower: int) -> None:
+        """What the draft thinks comes after `node`, so that it need not be asked again to look ahead where the same tokens meet."""
+        if self.lookup is not None and node.position > 0:
+            previous = node.parent.token if node.parent else self.tokens[-2]
+            self.lookup.remember((previous, node.token), follower)
 
     @property
     def is_exhausted(self) -> bool:
@@ -101,6 +104,14 @@ class Batch:
             return Part(self.session.id, [node.token for node in self.nodes], [_parent_index(node) for node in self.nodes])
         length = len(self.pending)
         return Part(self.session.id, self.pending, [TRUNK_END, *range(length - 1)], length - 1 if self.is_last_chunk else length)
+
+
+class Proposal(NamedTuple):
+    """What comes after one evaluated node, best first, NUM_CANDIDATES of each."""
+
+    tokens: list[int]
+    scores: list[float]
+    probabilities: list[float]
 
 
 def _parent_index(node: Node) -> int:
@@ -299,26 +310,28 @@ class DraftLoop:
             batch.session.rule.scores(part, [node.position + 1 for node in nodes], [batch.session.tree.path_to(node) for node in nodes])
             for batch, nodes, part in zip(batches, evaluated, rows, strict=True)
         ]
-        values, tokens = torch.cat(scores).topk(NUM_CANDIDATES)
-        columns = iter(zip(tokens.tolist(), values.tolist(), strict=True))
-        return [self._propose(batch.session, nodes, columns) for batch, nodes in zip(batches, evaluated, strict=True)]
+        values, tokens = (scores[0] if len(scores) == 1 else torch.cat(scores)).topk(NUM_CANDIDATES)
+        scales = [self._calibrations[batch.session.is_greedy].scale for batch in batches for _ in batch.nodes or (batch.session.tree.root,)]
+        edges = (values / torch.tensor(scales, device=values.device)[:, None]).softmax(-1)
+        proposals = map(Proposal, tokens.tolist(), values.tolist(), edges.tolist())
+        return [self._propose(batch.session, nodes, proposals) for batch, nodes in zip(batches, evaluated, strict=True)]
 
-    def _propose(self, session: DraftSession, nodes: Sequence[Node], columns: Iterator[tuple[list[int], list[float]]]) -> Growth:
+    def _propose(self, session: DraftSession, nodes: Sequence[Node], proposals: Iterator[Proposal]) -> Growth:
         """Hang the likeliest children below the evaluated nodes, and say so."""
         parents: list[int] = []
         tokens: list[int] = []
         edges: list[float] = []
-        calibration = self._calibrations[session.is_greedy]
         policy = session.policy
-        for node, (candidates, scores) in zip(nodes, columns, strict=False):
+        for node, (candidates, scores, probabilities) in zip(nodes, proposals, strict=False):
             has_opinion = scores[0] > float("-inf")  # else NaN, or nothing allowed
-            likely = dict(zip(candidates, calibration.probabilities(scores), strict=True)) if has_opinion else {}
+            likely = dict(zip(candidates, probabilities, strict=True)) if has_opinion else {}
             for guess in node.children.values():
-                session.tree.weigh(guess, likely.get(guess.token, 0.0))
+                session.tree.confirm(guess, likely.get(guess.token, 0.0))
             if not likely:
                 continue
+            session.remember(node, candidates[0])
             node.candidates = Candidates(tuple(candidates), tuple(scores))
-            for rank, (token, edge) in enumerate(list(likely.items())[: policy.num_children]):
+            for rank, (token, edge) in enumerate(islice(likely.items(), policy.num_children)):
                 if rank == 0 or edge >= policy.min_edge:
                     session.tree.add(node, token, edge)
                     parents.append(node.id)

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
+from ssd_core.lookup import PromptLookup
 from ssd_core.policies.submit import SubmitPolicy
 from ssd_core.sampling import TokenRule
 from ssd_core.text import TextStream
+from ssd_core.tree import Node, SpeculationTree
 from ssd_core.types import Emission, FinishReason, GenerationRequest, SessionOpen, SessionStats, TokenLogprob
 
 Sink = Callable[[Emission], None]
+
+GUESS_EDGE = 0.7
+"""How often a guess by prompt look-up is right, until the session's own guesses tell."""
+GUESS_MEMORY = 0.05
+"""Weight of the newest guess in that average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ class TargetSession:
         self.told_length = 0
         """Committed tokens that its draft has been told of."""
         sampling = request.sampling
+        self._lookup = PromptLookup(self.tokens) if submit.backup_tokens else None
+        self._guess_edge = GUESS_EDGE
         self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
         self._text = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output) if sampling.stop and tokenizer else None
         self._num_rounds = 0
@@ -66,6 +75,21 @@ class TargetSession:
         request = self.request
         return SessionOpen(request.session_id, tuple(self.tokens), len(request.prompt), request.sampling, request.speculation)
 
+    def guess(self, tree: SpeculationTree) -> None:
+        """Hang what prompt look-up says below the likeliest end of the tree."""
+        if self._lookup is None:
+            return
+        chain = tree.best_chain(len(tree))
+        end = chain[-1] if chain else tree.root
+        room = self.submit.backup_tokens - sum(node.is_guess for node in chain)
+        tree.guess(end, self._lookup.guess([node.token for node in chain], room), self._guess_edge)
+
+    def learn_guess(self, node: Node, chosen: int) -> None:
+        """The target chose `chosen` after `node`. From how often guesses are right follows how much they are worth."""
+        for child in node.children.values():
+            if child.is_guess:
+                self._guess_edge += GUESS_MEMORY * ((child.token == chosen) - self._guess_edge)
+
     def ending(self, chosen: Sequence[int]) -> Ending:
         """Where the output ends if `chosen` are appended: EOS, a stop token, a stop string, or the length."""
         sampling = self.request.sampling
@@ -82,6 +106,8 @@ class TargetSession:
         """Append one round's tokens."""
         self.tokens.extend(tokens)
         self.rule.commit(tokens, len(self.tokens))
+        if self._lookup is not None:
+            self._lookup.extend(tokens)
         self.ready_since = None
         self._num_rounds += 1
         self._num_draft_tokens += num_submitted

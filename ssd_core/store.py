@@ -73,16 +73,19 @@ class SpeculationStore:
                 self.counters.garbage += 1
             elif parent is None:
                 self.counters.late += 1
-            elif tree.add(parent, token, probability) is None:
-                self.counters.duplicate += 1
-            else:
+            elif tree.add(parent, token, probability) is not None:
                 self.counters.ingested += 1
+            elif (child := parent.children[token]).is_guess:
+                tree.confirm(child, probability)
+                self.counters.ingested += 1
+            else:
+                self.counters.duplicate += 1
 
     def look_up(self, session_id: str, tokens: Sequence[int]) -> bool:
-        """Move the session to the outcome `tokens` (accepted ones, then the bonus). True, a hit: its continuation is here already."""
+        """Move the session to the outcome `tokens` (accepted ones, then the bonus). True, a hit: the draft has grown what follows it."""
         tree = self._sessions[session_id].tree
         tree.advance(tokens)
-        return bool(tree.root.children)
+        return any(not child.is_guess for child in tree.root.children.values())
 
     def check_integrity(self) -> None:
         for session in self._sessions.values():

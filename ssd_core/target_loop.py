@@ -22,7 +22,7 @@ from ssd_core.errors import CapacityError, InvalidRequestError
 from ssd_core.link import DraftLink
 from ssd_core.loop_stats import LoopCounters, LoopStats
 from ssd_core.policies.submit import build_submit_policy, worthwhile
-from ssd_core.sampling import TokenRule
+from ssd_core.sampling import TokenRule, choices
 from ssd_core.session import Sink, TargetSession, logprobs_of
 from ssd_core.store import SpeculationStore
 from ssd_core.tree import Node
@@ -260,7 +260,10 @@ class TargetLoop:
             chunk = pending if len(pending) == 1 else pending[:budget]
             budget -= len(chunk) if len(pending) > 1 else 0
             is_last_chunk = len(chunk) == len(pending)
-            nodes = session.submit.nodes(self._store[session.id].tree) if is_last_chunk else []
+            nodes: list[Node] = []
+            if is_last_chunk:
+                session.guess(self._store[session.id].tree)
+                nodes = session.submit.nodes(self._store[session.id].tree)
             entries.append(Entry(session, chunk, tuple(nodes[: self._room(session)]), is_last_chunk))
         return self._sized(entries)
 
@@ -329,7 +332,7 @@ class TargetLoop:
         entries = this_round.entries
         sizes = [1 + len(entry.nodes) if entry.is_last_chunk else 0 for entry in entries]
         starts = [0, *accumulate(sizes)]
-        choices, is_finite = self._choices(entries, sizes, logits)
+        chosen, is_finite = self._choices(entries, sizes, logits)
         verdicts: list[Verdict] = []
         for i, entry in enumerate(entries):
             rows = slice(starts[i], starts[i + 1])
@@ -338,7 +341,7 @@ class TargetLoop:
             elif not all(is_finite[rows]):
                 self._finish(entry.session, (), FinishReason.ERROR, error="the target's logits are not finite")
             else:
-                verdicts.extend(self._commit_entry(entry, choices[rows], logits[rows]))
+                verdicts.extend(self._commit_entry(entry, chosen[rows], logits[rows]))
         return verdicts
 
     def _choices(self, entries: Sequence[Entry], sizes: Sequence[int], logits: torch.Tensor) -> tuple[list[int], list[bool]]:
@@ -351,18 +354,19 @@ class TargetLoop:
         if not scores:
             return [], []
         is_untouched = all(entry.session.rule.is_plain_greedy for entry in entries)
-        best, token = (logits if is_untouched else torch.cat(scores)).max(-1)
-        return token.tolist(), best.isfinite().tolist()
+        return choices(logits if is_untouched else torch.cat(scores))
 
-    def _commit_entry(self, entry: Entry, choices: list[int], logits: torch.Tensor) -> list[Verdict]:
+    def _commit_entry(self, entry: Entry, chosen: list[int], logits: torch.Tensor) -> list[Verdict]:
         session = entry.session
         row_of = {node.id: 1 + i for i, node in enumerate(entry.nodes)}
-        node, row, rows = self._store[session.id].tree.root, 0, [0]
-        tokens = [choices[0]]
+        node, rows = self._store[session.id].tree.root, [0]
+        tokens = [chosen[0]]
+        session.learn_guess(node, tokens[0])
         while (child := node.children.get(tokens[-1])) is not None and child.id in row_of:
-            node, row = child, row_of[child.id]
-            rows.append(row)
-            tokens.append(choices[row])
+            node = child
+            rows.append(row_of[node.id])
+            tokens.append(chosen[rows[-1]])
+            session.learn_guess(node, tokens[-1])
         ending = session.ending(tokens)
         tokens = tokens[: ending.num_tokens]
         num_accepted = min(len(rows) - 1, len(tokens))

@@ -24,7 +24,7 @@ NOT_EVALUATED = -1
 class Node:
     """A token after a path. `children` are in the order they were proposed, likeliest first."""
 
-    __slots__ = ("candidates", "children", "id", "index", "log_reach", "parent", "position", "token")
+    __slots__ = ("candidates", "children", "id", "index", "is_guess", "log_reach", "parent", "position", "token")
 
     def __init__(self, node_id: NodeId, token: int, position: int, parent: Node | None, log_reach: float) -> None:
         self.id = node_id
@@ -37,6 +37,8 @@ class Node:
         """Draft side: number of the node in the engine's tree region."""
         self.candidates: Candidates | None = None
         """Draft side: what this node's evaluation proposed, kept for calibration."""
+        self.is_guess = False
+        """Hung here by prompt look-up, and not (yet) proposed by the draft."""
 
     @property
     def is_evaluated(self) -> bool:
@@ -92,10 +94,23 @@ class SpeculationTree:
         self.nodes[node.id] = node
         return node
 
-    def weigh(self, leaf: Node, edge_probability: float) -> None:
-        """Set the edge to a node that has only guessed nodes below it; theirs are set after it."""
-        assert leaf.parent is not None
-        leaf.log_reach = leaf.parent.log_reach + math.log(max(edge_probability, 1e-9))
+    def guess(self, end: Node, tokens: Sequence[int], edge_probability: float) -> list[Node]:
+        """Hang a chain of guessed tokens below `end`, which has no children."""
+        chain = [end]
+        for token in tokens:
+            node = self.add(chain[-1], token, edge_probability)
+            assert node is not None, "guesses go where nothing is yet"
+            node.is_guess = True
+            chain.append(node)
+        return chain[1:]
+
+    def confirm(self, guess: Node, edge_probability: float) -> None:
+        """The draft proposes a guessed node: its edge is known now, and what hangs below it moves along."""
+        assert guess.parent is not None
+        shift = guess.parent.log_reach + math.log(max(edge_probability, 1e-9)) - guess.log_reach
+        for node in self.below(guess):
+            node.log_reach += shift
+        guess.is_guess = False
 
     def advance(self, tokens: Sequence[int]) -> list[Node]:
         """Move the root along `tokens`. Returns the nodes passed, old root first, new root last; those not in the tree are made new."""

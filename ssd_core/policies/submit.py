@@ -27,6 +27,10 @@ class SubmitPolicy(Protocol):
     def is_sized(self) -> bool:
         """Whether fewer of `nodes` may be submitted, by what they are worth against T_verify(n)."""
 
+    @property
+    def backup_tokens(self) -> int:
+        """Tokens guessed by prompt look-up beyond the likeliest end of the tree, before `nodes` chooses."""
+
     def is_ready(self, stored: StoredSession) -> bool:
         """Whether a round may begin with what the draft has given so far."""
 
@@ -41,6 +45,7 @@ class SubmitNothing:
     waits = False
     max_nodes = 0
     is_sized = False
+    backup_tokens = 0
 
     def is_ready(self, stored: StoredSession) -> bool:
         return True
@@ -54,6 +59,7 @@ class SubmitChain:
 
     uses_draft = True
     is_sized = False
+    backup_tokens = 0
 
     def __init__(self, lookahead: int, waits: bool) -> None:
         self.max_nodes = lookahead
@@ -67,14 +73,15 @@ class SubmitChain:
 
 
 class SubmitTree:
-    """`tree` (waits until the draft has done its steps) and `ssd-tree` (takes what is there)."""
+    """`tree` (waits until the draft has done its steps) and `ssd-tree` (takes what is there, and looks up what is not)."""
 
     uses_draft = True
     is_sized = True
 
-    def __init__(self, max_nodes: int, waits: bool) -> None:
+    def __init__(self, max_nodes: int, waits: bool, backup_tokens: int = 0) -> None:
         self.max_nodes = max_nodes
         self.waits = waits
+        self.backup_tokens = backup_tokens
 
     def is_ready(self, stored: StoredSession) -> bool:
         return not self.waits or stored.is_exhausted
@@ -94,7 +101,7 @@ def build_submit_policy(speculation: SpeculationConfig) -> SubmitPolicy:
         case "ssd":
             return SubmitChain(speculation.lookahead, waits=False)
         case "ssd-tree":
-            return SubmitTree(speculation.tree_nodes, waits=False)
+            return SubmitTree(speculation.tree_nodes, waits=False, backup_tokens=speculation.backup_tokens)
 
 
 def worthwhile(gains: Sequence[float], base_nodes: int, base_gain: float, step_times: StepTimes, overhead_s: float) -> int:

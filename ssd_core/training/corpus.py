@@ -55,7 +55,7 @@ def source_files() -> Iterator[SourceFile]:
     for name in sorted(PACKAGES):
         spec = importlib.util.find_spec(name)
         for folder in (spec.submodule_search_locations or []) if spec else []:
-            yield from _read_tree(name, Path(folder), excluded=set())
+            yield from _read_tree(name, Path(folder), excluded={"_vendor"})  # bundled, under licences of their own
 
 
 def _read_tree(origin: str, root: Path, excluded: set[str]) -> Iterator[SourceFile]:

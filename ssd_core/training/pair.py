@@ -248,7 +248,7 @@ def continue_prompts(
 
 
 def stage_draft(work: Path, minutes: float, batch: int, length: int, peak: float, device: torch.device) -> None:
-    """Distil: KL(target || draft) on corpus text, and in the second half on the target's own continuations too, which is what
+    """Distil: KL(target || draft) on corpus text and on the target's own continuations, a quarter and later three quarters, which is what
     the draft will be asked to guess."""
     torch.manual_seed(2)
     corpus = Windows(np.load(work / "train.npy"), length + 1, device)
