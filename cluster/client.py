@@ -53,6 +53,8 @@ class Completion:
     token_ids: tuple[int, ...]
     wall_s: float
     """At the client: from sending the request to having the answer."""
+    first_token_s: float
+    """At the target: from the request's arrival to its first token."""
     account: Account
 
 
@@ -89,7 +91,7 @@ class RestClient:
         _raise_for_error(response)
         body = response.json()
         choice = body["choices"][0]
-        return Completion(choice["text"], tuple(choice["token_ids"]), wall_s, account_of(body))
+        return Completion(choice["text"], tuple(choice["token_ids"]), wall_s, body["metrics"]["time_to_first_token_s"], account_of(body))
 
     def stream(self, request: CompletionRequest) -> Iterator[str]:
         """The text of one answer, piece by piece as it arrives."""

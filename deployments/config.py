@@ -23,6 +23,8 @@ class TargetConfig(Config):
     """Sessions that may wait in a replica; a request beyond them gets 429."""
     draft_timeout_s: float = Field(default=0.5, gt=0)
     """Longest wait of a session for its draft before it goes on alone (presets that wait)."""
+    stream_interval_s: float = Field(default=0.02, ge=0)
+    """A stream's tokens leave at most this often, after its first: a message costs about a millisecond of CPU. 0: every round."""
     shutdown_timeout_s: float = Field(default=120.0, ge=0)
     """How long running streams may go on in a replica that is replaced or scaled away."""
 

@@ -84,7 +84,9 @@ class DraftServer:
         self.busy_s = 0.0
         self.num_steps = 0
         self.num_nodes = 0
-        self._thread = LoopThread("draft", self._step, self._wait, num_threads=config.engine.num_threads, on_failure=self._fail)
+        self._thread = LoopThread(
+            "draft", self._step, self._wait, num_threads=config.engine.num_threads, on_failure=lambda reason: self._hang_up()
+        )
         self._thread.start()
         logger.info("draft ready: %s", engine)
 
@@ -156,7 +158,7 @@ class DraftServer:
 
     def stop(self) -> None:
         self._thread.stop()
-        self._fail("")
+        self._hang_up()
 
     def _wait(self, timeout_s: float) -> None:
         for target_id, data in self._hub.poll(timeout_s):
@@ -201,8 +203,8 @@ class DraftServer:
             )
         return parts
 
-    def _fail(self, reason: str) -> None:
-        """A draft whose loop died is a dead draft: its wires and streams end, so that the targets lease another."""
+    def _hang_up(self) -> None:
+        """End the wires and streams, by which the targets know that they must lease another draft."""
         self._hub.close()
         for stream in list(self._streams.values()):
             stream.close()

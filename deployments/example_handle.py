@@ -1,6 +1,6 @@
 """Generation from Python, without HTTP, from a running service.
 
-serve run deployments.app:build_app          # or: ssd-serve serve
+serve run deployments.app:build_app
 python -m deployments.example_handle "def fibonacci(n):" --application default
 """
 

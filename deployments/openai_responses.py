@@ -83,7 +83,7 @@ class ResponseShapes:
         total = added_stats(stats)
         return {
             "usage": _usage(self._plan.num_prompt_tokens, total.num_tokens),
-            "metrics": {"speculative_decoding": speculative_decoding(total)},
+            "metrics": {"time_to_first_token_s": total.first_token_s, "speculative_decoding": speculative_decoding(total)},
         }
 
     def _object(self, is_stream: bool) -> str:

@@ -50,7 +50,7 @@ class TargetServer:
         self.card = ModelCard(
             loaded.tokenizer.to_str(), loaded.eos_token_ids, loaded.chat_template, engine.vocab_size, engine.max_model_len
         )
-        self._outbox = Outbox(asyncio.get_running_loop())
+        self._outbox = Outbox(asyncio.get_running_loop(), target.stream_interval_s)
         self._thread = LoopThread(
             "target", self._loop.step, self._loop.wait, num_threads=target.engine.num_threads, on_failure=self._loop.abort
         )

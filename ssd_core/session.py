@@ -41,6 +41,7 @@ class TargetSession:
         submit: SubmitPolicy,
         eos_token_ids: Sequence[int],
         tokenizer: Tokenizer | None,
+        arrived_at: float,
     ) -> None:
         self.request = request
         self.sink = sink
@@ -62,6 +63,8 @@ class TargetSession:
         self._num_lookups = 0
         self._accepted_per_position = [0] * submit.max_nodes
         self._draft_wait_s = 0.0
+        self._arrived_at = arrived_at
+        self._first_token_s = 0.0
 
     @property
     def id(self) -> str:
@@ -102,8 +105,10 @@ class TargetSession:
                 return Ending(i + 1, FinishReason.STOP)
         return Ending(room, FinishReason.LENGTH) if len(chosen) >= room else Ending(len(chosen), None)
 
-    def commit(self, tokens: Sequence[int], num_submitted: int, num_accepted: int) -> None:
+    def commit(self, tokens: Sequence[int], num_submitted: int, num_accepted: int, now: float) -> None:
         """Append one round's tokens."""
+        if not self._num_rounds:
+            self._first_token_s = now - self._arrived_at
         self.tokens.extend(tokens)
         self.rule.commit(tokens, len(self.tokens))
         if self._lookup is not None:
@@ -132,6 +137,7 @@ class TargetSession:
             num_lookups=self._num_lookups,
             accepted_per_position=tuple(self._accepted_per_position),
             draft_wait_s=self._draft_wait_s,
+            first_token_s=self._first_token_s,
         )
 
 

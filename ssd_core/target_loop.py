@@ -116,7 +116,7 @@ class TargetLoop:
             request.sampling, request.prompt, len(request.prompt), self._engine.vocab_size, self._eos_token_ids, self._engine.device
         )
         self._num_queued += 1
-        self._inbox.put(TargetSession(request, sink, rule, submit, self._eos_token_ids, self._tokenizer))
+        self._inbox.put(TargetSession(request, sink, rule, submit, self._eos_token_ids, self._tokenizer, self._clock()))
         self._link.wake()
 
     def cancel(self, session_id: str) -> None:
@@ -372,7 +372,7 @@ class TargetLoop:
         num_accepted = min(len(rows) - 1, len(tokens))
         num_logprobs = session.request.sampling.logprobs
         logprobs = logprobs_of(logits[rows[: len(tokens)]], tokens, num_logprobs) if num_logprobs is not None else ()
-        session.commit(tokens, len(entry.nodes), num_accepted)
+        session.commit(tokens, len(entry.nodes), num_accepted, self._clock())
         self._counters.count_round(len(tokens), len(entry.nodes), num_accepted)
         if ending.reason is not None:
             self._finish(session, tuple(tokens), ending.reason, logprobs=logprobs)

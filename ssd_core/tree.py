@@ -15,10 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from ssd_core.types import NodeId, child_id, sequence_id
 
 NOT_EVALUATED = -1
+
+by_reach = attrgetter("log_reach")
+"""Orders nodes of one tree."""
 
 
 class Node:
@@ -46,7 +50,7 @@ class Node:
         return self.index != NOT_EVALUATED
 
     def best_child(self) -> Node | None:
-        return max(self.children.values(), key=_log_reach, default=None)
+        return max(self.children.values(), key=by_reach, default=None)
 
     def __repr__(self) -> str:
         return f"Node({self.token}@{self.position}, reach {math.exp(self.log_reach):.3f}, {len(self.children)} children)"
@@ -58,10 +62,6 @@ class Candidates:
 
     tokens: tuple[int, ...]
     scores: tuple[float, ...]
-
-
-def _log_reach(node: Node) -> float:
-    return node.log_reach
 
 
 class SpeculationTree:
@@ -139,7 +139,7 @@ class SpeculationTree:
         taken: list[Node] = []
         frontier = list(self.root.children.values())
         while frontier and len(taken) < limit:
-            best = max(frontier, key=_log_reach)
+            best = max(frontier, key=by_reach)
             frontier.remove(best)
             frontier.extend(best.children.values())
             taken.append(best)

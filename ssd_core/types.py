@@ -88,6 +88,8 @@ class SessionStats:
     """[i] = rounds that accepted at least i + 1 speculated tokens."""
     draft_wait_s: float
     """Time this session stood ready but waited for its draft (presets that wait)."""
+    first_token_s: float
+    """From the request's arrival at the target, queueing and prompt included, to its first token; 0 if it got none."""
 
 
 @dataclass(frozen=True, slots=True)

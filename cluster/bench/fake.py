@@ -45,7 +45,7 @@ class FakeClient:
             accepted_per_position=(num_drafts,) * (per_round - 1),
             draft_wait_s=0.001 * num_drafts,
         )
-        return Completion(request.prompt, tuple(tokens), wall_s, account)
+        return Completion(request.prompt, tuple(tokens), wall_s, self.round_s, account)
 
     def counters(self) -> Counters:
         rounds = float(self.num_rounds)

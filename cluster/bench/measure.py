@@ -43,6 +43,12 @@ class BlockResult:
     def tokens_per_s(self) -> float:
         return self.num_tokens / self.wall_s
 
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Of one request after its first token: the speed at which text arrives once it does. Mean over the block's requests."""
+        seconds = sum(completion.wall_s - completion.first_token_s for completion in self.completions)
+        return (self.num_tokens - len(self.completions)) / seconds
+
 
 def measure(
     workload: Workload, client: Client, progress: Progress = lambda line: None, clock: Clock = time.perf_counter

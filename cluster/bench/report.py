@@ -100,6 +100,7 @@ def _requests(result: BlockResult) -> list[dict[str, Any]]:
             "repeat": block.repeat,
             "prompt_index": case.prompt_index,
             "wall_s": completion.wall_s,
+            "first_token_s": completion.first_token_s,
             "num_tokens": len(completion.token_ids),
             "block_wall_s": result.wall_s,
             **asdict(completion.account),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import median
 
 from cluster.bench.measure import BlockResult
@@ -20,6 +21,8 @@ LOOKUPS = "ssd_lookups_total"
 HITS = "ssd_lookup_hits_total"
 GAP_ON_HIT = "ssd_verify_gap_on_hit_seconds"
 
+DECODE_SPEED: Callable[[BlockResult], float] = attrgetter("decode_tokens_per_s")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -34,6 +37,11 @@ class Row:
     ratio_to_ar: float | None
     """Median over prompts (blocks) of the ratio of speeds in the same group and repeat."""
     ratio_to_sd: float | None
+    first_token_ms: float
+    """Median over requests, at the target."""
+    decode_tokens_per_s: float
+    """Of one request after its first token; median over blocks."""
+    decode_ratio_to_ar: float | None
     tokens_per_round: float | None
     hit_rate: float | None
     accepted_per_position: tuple[float, ...]
@@ -80,11 +88,13 @@ def differences(results: Iterable[BlockResult]) -> list[Difference]:
     return found
 
 
-def paired_ratio(own: Sequence[BlockResult], baseline: Sequence[BlockResult]) -> float | None:
+def paired_ratio(
+    own: Sequence[BlockResult], baseline: Sequence[BlockResult], speed: Callable[[BlockResult], float] = attrgetter("tokens_per_s")
+) -> float | None:
     """Median over pairs of the same repeat and group of own speed / baseline speed."""
-    speeds = {(result.block.repeat, result.block.group): result.tokens_per_s for result in baseline}
+    speeds = {(result.block.repeat, result.block.group): speed(result) for result in baseline}
     ratios = [
-        result.tokens_per_s / speeds[result.block.repeat, result.block.group]
+        speed(result) / speeds[result.block.repeat, result.block.group]
         for result in own
         if (result.block.repeat, result.block.group) in speeds
     ]
@@ -105,6 +115,9 @@ def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: di
         tokens_per_s=median(result.tokens_per_s for result in own),
         ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ())),
         ratio_to_sd=paired_ratio(own, by_row.get((temperature, "sd"), ())),
+        first_token_ms=1000 * median(completion.first_token_s for completion in completions),
+        decode_tokens_per_s=median(map(DECODE_SPEED, own)),
+        decode_ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ()), DECODE_SPEED),
         tokens_per_round=_share(num_tokens, num_rounds),
         hit_rate=_share(_counted(own, HITS), _counted(own, LOOKUPS)),
         accepted_per_position=_per_position([account.accepted_per_position for account in accounts], num_drafts),

@@ -9,7 +9,7 @@ from cluster.bench.summary import Row
 from cluster.counters import Buckets
 
 HEADER = (
-    "preset", "tokens/s", "vs ar", "vs sd", "tok/round", "hits", "wait ms/round",
+    "preset", "tokens/s", "vs ar", "vs sd", "first ms", "then tokens/s", "vs ar", "tok/round", "hits", "wait ms/round",
     "target MFLOP/tok", "draft MFLOP/tok", "accepted at position 1, 2, ...",
 )  # fmt: skip
 POSITIONS_SHOWN = 8
@@ -58,6 +58,9 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.tokens_per_s:.1f}",
         _number(row.ratio_to_ar, "{:.2f}x"),
         _number(row.ratio_to_sd, "{:.2f}x"),
+        f"{row.first_token_ms:.0f}",
+        f"{row.decode_tokens_per_s:.1f}",
+        _number(row.decode_ratio_to_ar, "{:.2f}x"),
         _number(row.tokens_per_round, "{:.2f}"),
         _number(row.hit_rate, "{:.0%}"),
         _number(row.draft_wait_ms, "{:.2f}"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from ssd_core.config import SpeculationConfig
-from ssd_core.tree import Node, SpeculationTree
+from ssd_core.tree import Node, SpeculationTree, by_reach
 
 
 class GrowPolicy(Protocol):
@@ -60,7 +60,7 @@ class GrowBestFirst:
         if self._max_steps is not None and num_steps >= self._max_steps:
             return []
         frontier = (node for node in tree.nodes.values() if not node.is_evaluated)
-        return heapq.nlargest(self._width, frontier, key=_log_reach)
+        return heapq.nlargest(self._width, frontier, key=by_reach)
 
 
 class GrowFanOut:
@@ -78,7 +78,7 @@ class GrowFanOut:
         self._width = width
 
     def choose(self, tree: SpeculationTree, submitted: Sequence[Node], num_steps: int) -> list[Node]:
-        return heapq.nlargest(self._width, self._tips(tree, submitted), key=_log_reach)
+        return heapq.nlargest(self._width, self._tips(tree, submitted), key=by_reach)
 
     def _tips(self, tree: SpeculationTree, submitted: Sequence[Node]) -> Iterator[Node]:
         """The next node to evaluate of the chain itself and of every guessed outcome's chain."""
@@ -88,7 +88,7 @@ class GrowFanOut:
                 return
             follower = submitted[k] if k < len(submitted) else None
             others = [child for child in end.children.values() if child is not follower]
-            for bonus in heapq.nlargest(self._fan_out, others, key=_log_reach):
+            for bonus in heapq.nlargest(self._fan_out, others, key=by_reach):
                 if tip := self._tip(bonus):
                     yield tip
 
@@ -99,10 +99,6 @@ class GrowFanOut:
                 return node
             node = node.best_child()
         return None
-
-
-def _log_reach(node: Node) -> float:
-    return node.log_reach
 
 
 def build_grow_policy(speculation: SpeculationConfig) -> GrowPolicy:

@@ -90,7 +90,10 @@ class _Service(BaseHTTPRequestHandler):
         told = {"rounds": 4, "num_drafts": 3, "num_draft_tokens": 9, "num_accepted_tokens": 6}
         account = told | {"accepted_per_position": [3, 2, 1], "draft_wait_s": 0.1}
         tokens = [len(str(request["preset"])) if self.answers_differ else 1] * 8
-        return {"choices": [{"text": "same", "token_ids": tokens}], "metrics": {"speculative_decoding": account}}
+        return {
+            "choices": [{"text": "same", "token_ids": tokens}],
+            "metrics": {"time_to_first_token_s": 0.01, "speculative_decoding": account},
+        }
 
     def _send(self, body: bytes, status: int = 200) -> None:
         self.send_response(status)

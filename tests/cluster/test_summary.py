@@ -25,7 +25,7 @@ def results(fake: FakeClient | None = None, workload: Workload = WORKLOAD) -> li
 def block_result(preset: str, group: int, wall_s: float) -> BlockResult:
     account = Account(1, 0, 0, 0, (), 0.0)
     return BlockResult(
-        Block(preset, 0.0, 0, group, (Case(group, "p", 0.0),)), (Completion("x", (1,) * 10, wall_s, account),), wall_s, NOTHING
+        Block(preset, 0.0, 0, group, (Case(group, "p", 0.0),)), (Completion("x", (1,) * 10, wall_s, wall_s / 10, account),), wall_s, NOTHING
     )
 
 
@@ -46,6 +46,13 @@ def test_a_ratio_is_the_median_of_pairs_and_not_the_ratio_of_medians() -> None:
     own = [block_result("ssd", 0, 1.0), block_result("ssd", 1, 2.0), block_result("ssd", 2, 8.0)]
     base = [block_result("ar", 2, 32.0), block_result("ar", 0, 2.0), block_result("ar", 1, 2.0)]
     assert paired_ratio(own, base) == 2.0  # pairs: 2, 1, 4; medians of the speeds would say 1
+
+
+def test_the_time_to_the_first_token_is_left_out_of_the_speed_after_it() -> None:
+    autoregressive, _, tree = summarise(results())[:3]
+    assert tree.first_token_ms == autoregressive.first_token_ms == pytest.approx(10)
+    assert tree.decode_tokens_per_s == pytest.approx((12 - 1) / (2 * 0.01))
+    assert tree.decode_ratio_to_ar == pytest.approx(11 / 2)
 
 
 def test_without_a_baseline_there_is_no_ratio() -> None:

@@ -7,10 +7,14 @@ import math
 import pytest
 
 from ssd_core.calibration import EdgeCalibration, softmax
+from ssd_core.config import SamplingParams, SpeculationConfig
+from ssd_core.lookup import PromptLookup
 from ssd_core.policies.grow import GrowBestFirst, GrowChain, GrowFanOut
-from ssd_core.policies.submit import worthwhile
+from ssd_core.policies.submit import SubmitTree, worthwhile
+from ssd_core.sampling import TokenRule
+from ssd_core.session import GUESS_EDGE, TargetSession
 from ssd_core.tree import Candidates, SpeculationTree
-from ssd_core.types import StepTimes
+from ssd_core.types import GenerationRequest, StepTimes
 
 FLAT = StepTimes((1, 100), (0.010, 0.010))
 STEEP = StepTimes((1, 11), (0.010, 0.110))
@@ -84,6 +88,35 @@ def test_nodes_are_submitted_while_they_are_worth_their_time() -> None:
 def test_step_times_between_and_beyond_the_measured_sizes() -> None:
     times = StepTimes((2, 4, 8), (1.0, 2.0, 3.0))
     assert [times.at(n) for n in (1, 2, 3, 6, 8, 16)] == pytest.approx([1.0, 1.0, 1.5, 2.5, 3.0, 6.0])
+
+
+def test_prompt_look_up_asks_the_sequence_first_and_opinions_after() -> None:
+    lookup = PromptLookup((1, 2, 3, 4, 9, 1, 2))
+    assert lookup.guess((), 3) == [3, 4, 9], "what followed 1 2 the last time, and so on"
+    assert lookup.guess((7,), 3) == []
+    lookup.remember((2, 7), 8)
+    lookup.remember((1, 2), 5)
+    assert lookup.guess((7,), 3) == [8], "silent sequence: an opinion"
+    assert lookup.guess((), 1) == [3], "the sequence itself comes first"
+
+
+def test_a_session_learns_what_its_guesses_are_worth() -> None:
+    submit = SubmitTree(max_nodes=6, waits=False, backup_tokens=3)
+    request = GenerationRequest("a", (1, 2, 3, 1, 2), SamplingParams(), SpeculationConfig())
+    session = TargetSession(request, lambda emission: None, TokenRule(request.sampling, request.prompt, 5, 16, ()), submit, (), None, 0.0)
+    reaches = []
+    for _ in range(60):
+        tree = SpeculationTree(request.prompt)
+        session.guess(tree)
+        (guess,) = tree.root.children.values()
+        assert guess.token == 3 and guess.is_guess
+        reaches.append(tree.reach(guess))
+        session.learn_guess(tree.root, chosen=4)
+    assert reaches[0] == pytest.approx(GUESS_EDGE) and reaches[-1] < 0.1, "always wrong: worth nothing"
+    chain = SpeculationTree(request.prompt)
+    session.guess(chain)
+    session.guess(chain)
+    assert len(chain) == 1 + 3, "never more guesses than backup_tokens stand at once"
 
 
 def test_calibration_finds_the_scale_of_the_drafts_errors() -> None:

@@ -74,6 +74,27 @@ def test_advance_keeps_what_hangs_below_the_new_root_and_drops_the_rest() -> Non
     tree.check_integrity()
 
 
+def test_what_hangs_below_a_guess_moves_with_it_once_the_draft_proposes_it() -> None:
+    tree = SpeculationTree((1, 2))
+    first, second = tree.guess(tree.root, (3, 4), 0.5)
+    assert tree.reach(second) == pytest.approx(0.25) and first.is_guess and second.is_guess
+    tree.confirm(first, 0.9)
+    assert tree.reach(first) == pytest.approx(0.9) and tree.reach(second) == pytest.approx(0.45)
+    assert not first.is_guess and second.is_guess
+    tree.check_integrity()
+
+
+def test_a_guess_is_a_hit_only_when_the_draft_has_proposed_it_too() -> None:
+    store = SpeculationStore(VOCAB)
+    tree = store.open("a", (1, 2)).tree
+    tree.guess(tree.root, (3, 4, 5), 0.5)
+    assert not store.look_up("a", (3,)), "only our own guess hangs below it"
+    store.ingest(Growth("a", 2, (tree.root.id,), (4,), (0.8,)))
+    assert store.counters.ingested == 1 and tree.reach(tree.root.children[4]) == pytest.approx(0.8)
+    store.ingest(Growth("a", 2, (tree.root.children[4].id,), (5,), (0.7,)))
+    assert store.look_up("a", (4,))
+
+
 def test_an_outcome_that_nobody_guessed_makes_a_fresh_root() -> None:
     tree = SpeculationTree((9,))
     tree.add(tree.root, 1, 0.8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 
@@ -52,6 +53,19 @@ async def test_a_slow_caller_gets_what_has_gathered_as_one(server: TargetServer)
         sizes.append(len(piece.tokens))
         await asyncio.sleep(0.05)  # many rounds long
     assert sum(sizes) == 40 and len(sizes) < 10
+
+
+async def test_the_tokens_of_an_interval_leave_together_but_the_first_do_not_wait() -> None:
+    config = CONFIG.model_copy(update={"target": CONFIG.target.model_copy(update={"stream_interval_s": 0.1})})
+    server = TargetServer(config, lambda vocab_size: NoDraft())
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    pieces = [(loop.time() - began, piece) async for piece in server.generate(request("a", 200)) if isinstance(piece, Emission)]
+    await asyncio.to_thread(server.stop)
+    times = [time for time, _ in pieces]
+    assert len(pieces[0][1].tokens) == 1 and times[0] < 0.09
+    assert all(later - earlier > 0.08 for earlier, later in pairwise(times[:-1])), "only the end comes sooner"
+    assert sum(len(piece.tokens) for _, piece in pieces) == 200 and len(pieces) <= 3 + times[-1] / 0.1
 
 
 async def test_closing_a_stream_gives_everything_back(server: TargetServer) -> None:
