@@ -24,7 +24,7 @@ from ssd_core.types import Emission, GenerationRequest
 logger = logging.getLogger(__name__)
 
 _MEASURE_CONTEXT = 128
-_MEASURE_REPEATS = 3
+_MEASURE_REPEATS = 9
 
 
 class TargetServer:
