@@ -111,7 +111,7 @@ class Target:
         while True:
             await asyncio.sleep(BEAT_PERIOD_S)
             if self._link is not None:
-                self._link.beat(self._snapshot())
+                await self._link.beat(self._snapshot())
 
     def _snapshot(self) -> Snapshot:
         samples = target_samples(self._server.stats(), self._replica_id)

@@ -9,6 +9,7 @@ further thread asks the pool for leases. A draft that dies takes its sessions' h
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import select
@@ -160,13 +161,14 @@ class RayDraftLink:
         self._orders.put(Stop())
         self._requests.put(Stop())
 
-    def beat(self, snapshot: Snapshot) -> None:
-        """Tell the pool what this target holds."""
+    async def beat(self, snapshot: Snapshot) -> None:
+        """Tell the pool what this target holds, and wait for its answer: where nothing runs, that is how its death is noticed, and the
+        first beat sets a new pool to work."""
         with self._lock:
             sessions = tuple(self._sessions)
         try:
-            self._current_pool().beat.remote(self._target_id, sessions, snapshot)
-        except (RayError, ValueError) as error:  # the pool is being restarted: the next beat finds the new one
+            await asyncio.wait_for(self._current_pool().beat.remote(self._target_id, sessions, snapshot), POOL_TIMEOUT_S)
+        except (RayError, ValueError, TimeoutError) as error:  # the pool is being restarted: the next beat finds the new one
             logger.warning("the pool does not answer: %s", error)
             self._pool = None
 
@@ -285,9 +287,10 @@ class RayDraftLink:
             return None
 
     def _current_pool(self) -> ActorHandle:
-        if self._pool is None:
-            self._pool = self._find_pool()
-        return self._pool
+        pool = self._pool  # once: the event loop and the leases' thread both forget a pool that does not answer
+        if pool is None:
+            pool = self._pool = self._find_pool()
+        return pool
 
     # ------------------------------------------------------------ a receiver's thread
 

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
-from deployments.serve_environment import CLUSTER_ENVIRONMENT
 from ssd_core.config import EngineConfig
-
-os.environ.update(CLUSTER_ENVIRONMENT)  # Ray's processes read it when they start
+from tests.service.on_ray import PROMPT, Running, eventually, running_service, streamed, whole
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(150)]
 
-APP = "ssd-test"
-PROMPT = {"prompt": "def main(", "temperature": 0.0, "ignore_eos": True, "return_token_ids": True}
 CONFIG = ServiceConfig(
     model_name="m",
     target=TargetConfig(
@@ -34,108 +25,16 @@ CONFIG = ServiceConfig(
 )
 
 
-@dataclass(frozen=True)
-class Running:
-    url: str
-    handle: Any
-    """Of the ingress."""
-    target: Any
-
-    async def inventory(self) -> Any:
-        return await self.target.inventory.remote()
-
-    async def pool(self) -> Any:
-        return await self.target.pool.remote()
-
-    async def pool_status(self) -> Any:
-        return await (await self.pool()).status.remote()
-
-
 @pytest.fixture(scope="module")
 def service() -> Iterator[Running]:
-    """Ray, Serve and the application on ports and in a folder of their own; all of it ends with the module."""
-    import ray
-    from ray import serve
-
-    from cluster.local import free_port
-    from deployments.app import build_app
-
-    port = free_port("127.0.0.1")
-    for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
-        os.environ[name] = str(free_port("127.0.0.1"))
-    os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "0"
-    with tempfile.TemporaryDirectory(prefix="ssd-", ignore_cleanup_errors=True) as folder:
-        environment = {"PYTHONPATH": os.getcwd(), "RAY_AUTH_MODE": "disabled"}
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=128 * 2**20,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": environment},
-            _temp_dir=folder,
-        )
-        try:
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
-            handle = serve.run(build_app(CONFIG), name=APP)
-            url = f"http://127.0.0.1:{port}"
-            asyncio.run(eventually(partial(is_ready, url), 60))
-            yield Running(url, handle, serve.get_deployment_handle("Target", APP))
-        finally:
-            serve.shutdown()
-            ray.shutdown()
-
-
-async def is_ready(url: str) -> bool:
-    return httpx.get(url + "/ready").status_code == 200  # noqa: ASYNC210 nothing else runs in this loop
+    with running_service(CONFIG) as service:
+        yield service
 
 
 @pytest.fixture
 async def client(service: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+    async with service.client() as client:
         yield client
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float) -> float:
-    """Seconds until it holds; what is observed lies in other processes, so it is asked again and again."""
-    began = time.monotonic()
-    while not await condition():
-        assert time.monotonic() - began < timeout_s, f"not within {timeout_s} s"
-        await asyncio.sleep(0.02)
-    return time.monotonic() - began
-
-
-async def whole(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
-    answer = await client.post("/v1/completions", json={**PROMPT, **fields})
-    assert answer.status_code == 200, answer.text
-    result: dict[str, Any] = answer.json()
-    return result
-
-
-async def streamed(
-    client: httpx.AsyncClient, on_piece: Callable[[int], None] = lambda n: None, **fields: Any
-) -> tuple[list[int], str, dict[str, Any]]:
-    """Token ids, text and the last chunk. Fails unless the stream ends with [DONE]."""
-    tokens: list[int] = []
-    text = ""
-    body = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}, **fields}
-    last: dict[str, Any] = {}
-    async with client.stream("POST", "/v1/completions", json=body) as answer:
-        assert answer.status_code == 200
-        is_done = False
-        async for line in answer.aiter_lines():
-            if line == "data: [DONE]":
-                is_done = True
-            elif line:
-                last = json.loads(line.removeprefix("data: "))
-                assert "error" not in last, last
-                for choice in last["choices"]:
-                    tokens += choice["token_ids"]
-                    text += choice["text"]
-                    on_piece(len(tokens))
-        assert is_done
-    return tokens, text, last
 
 
 async def test_a_stream_equals_the_whole_and_plain_decoding(client: httpx.AsyncClient) -> None:
