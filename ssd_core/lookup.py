@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 
 ORDERS = (4, 2)  # tokens of context that must agree: four are rarely wrong, two often tell
 
+MAX_OPINIONS = 2**16
+
 
 class PromptLookup:
     def __init__(self, tokens: Sequence[int]) -> None:
@@ -28,6 +30,8 @@ class PromptLookup:
 
     def remember(self, context: tuple[int, int], follower: int) -> None:
         """A model thought that `follower` comes after `context`, here or on a path not taken. Asked where the sequence itself is silent."""
+        if len(self._opinions) >= MAX_OPINIONS:
+            self._opinions.clear()  # the newest are of use, and they come again
         self._opinions[context] = follower
 
     def guess(self, path: Sequence[int], limit: int) -> list[int]:
