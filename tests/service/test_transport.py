@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from deployments import transport
 from deployments.config import DraftConfig
 from deployments.draft_server import DraftServer
-from deployments.messages import DraftAddress, Grant
+from deployments.messages import DraftAddress, Grant, Snapshot
 from deployments.transport import RayDraftLink
 from ssd_core.config import EngineConfig, SamplingParams, SpeculationConfig
 from ssd_core.types import GrowthReport, Outcome, SessionOpen
@@ -121,9 +122,8 @@ def test_when_its_draft_stops_a_session_has_none_and_asks_to_be_opened_with_anot
 
     pool.servers["first"].stop()
     pool.draft = ""
-    link.wait(5.0)  # ends at once: the wire says so
-    link.poll_growth()
-    assert not link.has_draft("s") and link.counters.drafts_lost == 1
+    until(lambda: link.poll_growth() == [] and not link.has_draft("s"))  # by the wire's end, behind what it still held
+    assert link.counters.drafts_lost == 1
     assert link.needs_open() == ["s"] and link.needs_open() == []
 
     link.open(OPENING)  # no draft to be had: it will be asked again
@@ -146,3 +146,20 @@ def test_a_session_closed_while_its_lease_is_asked_for_leaves_nothing(pool: Fake
     link.close("other")
     until(lambda: not pool.leased and server.num_sessions == 0)
     assert not link.has_draft("s") and not link.has_draft("other")
+
+
+async def test_where_nothing_runs_the_beat_finds_a_new_pool(pool: FakePool) -> None:
+    beats: list[str] = []
+
+    async def of_a_dead_pool(*args: object) -> None:
+        raise RayActorError
+
+    async def of_a_new_pool(target_id: str, *args: object) -> None:
+        beats.append(target_id)
+
+    pools = [SimpleNamespace(beat=Method(of_a_dead_pool)), SimpleNamespace(beat=Method(of_a_new_pool))]
+    link = RayDraftLink("target", VOCAB_SIZE, lambda: pools.pop(0))
+    for _ in range(3):
+        await link.beat(Snapshot("target", ()))
+    link.stop()
+    assert beats == ["target", "target"] and not pools

@@ -237,7 +237,7 @@ async def test_200_clients_that_leave_in_mid_stream_give_everything_back(service
 
 
 async def test_one_draft_serves_sessions_of_both_replicas(service: Running, client: httpx.AsyncClient, pair: Pair) -> None:
-    wanted = cases(pair, 16, 80)
+    wanted = cases(pair, 16, 250)
     await (await service.pool()).resize.remote(1)
     await eventually(partial(has_drafts, service, 1), 10)
     before = await Numbers.read(client)
@@ -245,7 +245,8 @@ async def test_one_draft_serves_sessions_of_both_replicas(service: Running, clie
     await eventually(partial(holds_nothing, service, client, before.num_finished + 16), GIVE_BACK_S)
     assert len((await service.pool_status()).drafts) == 1
     earlier, later = (numbers.of("ssd_growth_ingested_total", "replica") for numbers in (before, await Numbers.read(client)))
-    assert len(later) == 2 and all(later[replica] > earlier[replica] for replica in later), (earlier, later)
+    ingested = {replica: later[replica] - earlier[replica] for replica in later}
+    assert len(ingested) == 2 and min(ingested.values()) > 0.2 * sum(ingested.values()), ingested
     await (await service.pool()).resize.remote(2)
 
 
@@ -304,18 +305,6 @@ async def test_a_killed_pool_fails_no_request_and_comes_back(service: Running, c
     for name, label in (("ssd_growth_ingested_total", "replica"), ("ssd_draft_nodes_total", "draft")):
         old, new = earlier.of(name, label), (await Numbers.read(client)).of(name, label)
         assert len(new) == 2 and all(new[who] > old.get(who, 0) for who in new), (name, old, new)
-
-
-async def test_an_idle_service_notices_that_its_pool_was_killed(service: Running, client: httpx.AsyncClient) -> None:
-    import ray
-
-    before = (await service.pool_status()).drafts
-    ray.kill(await service.pool())
-
-    async def has_other_drafts() -> bool:
-        return await has_drafts(service, 2) and not set((await service.pool_status()).drafts) & set(before)
-
-    await eventually(has_other_drafts, 60)
 
 
 async def test_a_killed_replica_ends_its_own_streams_only_and_returns(service: Running, client: httpx.AsyncClient, pair: Pair) -> None:
