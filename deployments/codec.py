@@ -1,16 +1,16 @@
-"""What travels between a target replica and a draft actor, as bytes: explicit layouts, every length checked, nothing executable.
+"""What travels between a target replica and a draft actor, as MessagePack: arrays of numbers and texts, nothing executable.
 
-Little-endian. A message is a header and entries; a text is a u16 length and UTF-8; a column is a u32 length and its values.
 Decoding raises CodecError for anything that is not exactly such a message; the receiver drops it and counts it.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
+import msgpack
 from pydantic import ValidationError
 
 from ssd_core.config import SamplingParams, SpeculationConfig
@@ -18,10 +18,7 @@ from ssd_core.draft_loop import DraftMessage, SessionClose
 from ssd_core.errors import SSDError
 from ssd_core.types import Growth, GrowthReport, Outcome, SessionOpen
 
-_ORDERS_MAGIC = 0x53534F31  # "SSO1"
-_REPORT_MAGIC = 0x53534731  # "SSG1"
-_KIND_CLOSE, _KIND_OPEN, _KIND_OUTCOME = 1, 2, 3
-_EXHAUSTED = 1  # flag bit of a growth
+_CLOSE, _OPEN, _OUTCOME = 1, 2, 3
 
 
 class CodecError(SSDError):
@@ -38,139 +35,106 @@ class Orders:
 
 
 def encode_orders(orders: Sequence[DraftMessage], sent_at: float) -> bytes:
-    out = [struct.pack("<IId", _ORDERS_MAGIC, len(orders), sent_at)]
-    for order in orders:
-        if isinstance(order, Outcome):
-            out += (
-                b"\x03",
-                _text(order.session_id),
-                struct.pack("<I", order.base_length),
-                _column("i", order.tokens),
-                _column("Q", order.submitted),
-            )
-        elif isinstance(order, SessionOpen):
-            out += (b"\x02", _text(order.session_id), struct.pack("<I", order.num_prompt_tokens), _column("i", order.tokens))
-            out += (
-                _text(order.sampling.model_dump_json(exclude_defaults=True)),
-                _text(order.speculation.model_dump_json(exclude_defaults=True)),
-            )
-        else:
-            out += (b"\x01", _text(order.session_id))
-    return b"".join(out)
+    data: bytes = msgpack.packb((sent_at, [_order(order) for order in orders]))
+    return data
+
+
+def _order(order: DraftMessage) -> tuple[object, ...]:
+    if isinstance(order, Outcome):
+        return (_OUTCOME, order.session_id, order.base_length, order.tokens, order.submitted)
+    if isinstance(order, SessionOpen):
+        parameters = (model.model_dump_json(exclude_defaults=True) for model in (order.sampling, order.speculation))
+        return (_OPEN, order.session_id, order.num_prompt_tokens, order.tokens, *parameters)
+    return (_CLOSE, order.session_id)
 
 
 def decode_orders(data: bytes, vocab_size: int) -> Orders:
-    reader = _Reader(data)
-    magic, count, sent_at = reader.unpack("<IId")
-    if magic != _ORDERS_MAGIC:
-        raise CodecError(f"not an orders message: {magic:#x}")
-    orders = tuple(_decode_order(reader, vocab_size) for _ in range(count))
-    reader.expect_end()
+    sent_at, orders = _unpack(data, float, tuple)
     if not isfinite(sent_at):
         raise CodecError("a time that is not finite")
-    return Orders(orders, sent_at)
+    return Orders(tuple(_decode_order(order, vocab_size) for order in orders), sent_at)
 
 
-def encode_report(report: GrowthReport) -> bytes:
-    counts = (len(report.growths), len(report.unknown_sessions))
-    out = [struct.pack("<IIIIIdd", _REPORT_MAGIC, *counts, report.num_steps, report.num_nodes, report.busy_s, report.sent_at)]
-    for growth in report.growths:
-        out += (_text(growth.session_id), struct.pack("<IB", growth.committed_length, _EXHAUSTED if growth.is_exhausted else 0))
-        out += (_column("Q", growth.parents), _column("i", growth.tokens), _column("f", growth.edge_probabilities))
-    out += map(_text, report.unknown_sessions)
-    return b"".join(out)
-
-
-def decode_report(data: bytes, vocab_size: int) -> GrowthReport:
-    reader = _Reader(data)
-    magic, num_growths, num_unknown, num_steps, num_nodes, busy_s, sent_at = reader.unpack("<IIIIIdd")
-    if magic != _REPORT_MAGIC:
-        raise CodecError(f"not a growth report: {magic:#x}")
-    if not (isfinite(busy_s) and isfinite(sent_at)):
-        raise CodecError("times that are not finite")
-    growths = tuple(_decode_growth(reader, vocab_size) for _ in range(num_growths))
-    unknown = tuple(reader.text() for _ in range(num_unknown))
-    reader.expect_end()
-    return GrowthReport(growths, unknown, num_steps, num_nodes, busy_s, sent_at)
-
-
-def _decode_order(reader: _Reader, vocab_size: int) -> DraftMessage:
-    (kind,) = reader.unpack("<B")
-    session_id = reader.text()
-    if kind == _KIND_CLOSE:
-        return SessionClose(session_id)
-    if kind == _KIND_OUTCOME:
-        (base_length,) = reader.unpack("<I")
-        return Outcome(session_id, base_length, reader.tokens(vocab_size), reader.column("Q"))
-    if kind == _KIND_OPEN:
-        (num_prompt_tokens,) = reader.unpack("<I")
-        tokens = reader.tokens(vocab_size)
+def _decode_order(order: Any, vocab_size: int) -> DraftMessage:
+    kind = order[0] if type(order) is tuple and order else None
+    if kind == _OUTCOME:
+        _, session_id, base_length, tokens, submitted = _typed(order, int, str, int, tuple, tuple)
+        return Outcome(session_id, _count(base_length), _tokens(tokens, vocab_size), _ids(submitted))
+    if kind == _OPEN:
+        _, session_id, num_prompt_tokens, tokens, sampling, speculation = _typed(order, int, str, int, tuple, str, str)
         if not 0 < num_prompt_tokens <= len(tokens):
             raise CodecError(f"{num_prompt_tokens} prompt tokens of {len(tokens)}")
         try:
-            sampling = SamplingParams.model_validate_json(reader.text())
-            speculation = SpeculationConfig.model_validate_json(reader.text())
+            parameters = SamplingParams.model_validate_json(sampling), SpeculationConfig.model_validate_json(speculation)
         except ValidationError as error:
             raise CodecError(f"parameters of {session_id!r}: {error}") from error
-        return SessionOpen(session_id, tokens, num_prompt_tokens, sampling, speculation)
-    raise CodecError(f"unknown kind {kind}")
+        return SessionOpen(session_id, _tokens(tokens, vocab_size), num_prompt_tokens, *parameters)
+    _, session_id = _typed(order, int, str)
+    if kind != _CLOSE:
+        raise CodecError(f"unknown kind {kind}")
+    return SessionClose(session_id)
 
 
-def _decode_growth(reader: _Reader, vocab_size: int) -> Growth:
-    session_id = reader.text()
-    committed_length, flags = reader.unpack("<IB")
-    parents, tokens, probabilities = reader.column("Q"), reader.tokens(vocab_size), reader.column("f")
+def encode_report(report: GrowthReport) -> bytes:
+    growths = [(g.session_id, g.committed_length, g.parents, g.tokens, g.edge_probabilities, g.is_exhausted) for g in report.growths]
+    data: bytes = msgpack.packb((growths, report.unknown_sessions, report.num_steps, report.num_nodes, report.busy_s, report.sent_at))
+    return data
+
+
+def decode_report(data: bytes, vocab_size: int) -> GrowthReport:
+    growths, unknown, num_steps, num_nodes, busy_s, sent_at = _unpack(data, tuple, tuple, int, int, float, float)
+    if not isfinite(busy_s + sent_at):
+        raise CodecError("times that are not finite")
+    _all_of(str, unknown)
+    decoded = tuple(_decode_growth(growth, vocab_size) for growth in growths)
+    return GrowthReport(decoded, unknown, _count(num_steps), _count(num_nodes), busy_s, sent_at)
+
+
+def _decode_growth(growth: Any, vocab_size: int) -> Growth:
+    session_id, committed_length, parents, tokens, probabilities, is_exhausted = _typed(growth, str, int, tuple, tuple, tuple, bool)
     if not len(parents) == len(tokens) == len(probabilities):
         raise CodecError(f"columns of {len(parents)}, {len(tokens)} and {len(probabilities)} values")
-    if not all(0.0 <= p <= 1.0 for p in probabilities):  # False for NaN, too
+    _all_of(float, probabilities)
+    # The sum finds a NaN, which min and max may pass over.
+    if probabilities and not (isfinite(sum(probabilities)) and min(probabilities) >= 0.0 and max(probabilities) <= 1.0):
         raise CodecError("a probability outside [0, 1]")
-    return Growth(session_id, committed_length, parents, tokens, probabilities, bool(flags & _EXHAUSTED))
+    return Growth(session_id, _count(committed_length), _ids(parents), _tokens(tokens, vocab_size), probabilities, is_exhausted)
 
 
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<H", len(data)) + data
+# ---------------------------------------------------------------- checks: each returns what it found good
 
 
-def _column(kind: str, values: Sequence[float]) -> bytes:
-    return struct.pack(f"<I{len(values)}{kind}", len(values), *values)
+def _unpack(data: bytes, *kinds: type) -> tuple[Any, ...]:
+    try:
+        message = msgpack.unpackb(data, use_list=False)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CodecError(f"not a message: {error}") from error
+    return _typed(message, *kinds)
 
 
-class _Reader:
-    """A position in bytes; every read is checked against their end."""
+def _typed(values: Any, *kinds: type) -> tuple[Any, ...]:
+    if type(values) is not tuple or tuple(map(type, values)) != kinds:
+        raise CodecError(f"not ({', '.join(kind.__name__ for kind in kinds)}): {values!r:.80}")
+    return values
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
 
-    def unpack(self, layout: str) -> tuple:
-        end = self._at + struct.calcsize(layout)
-        if end > len(self._data):
-            raise CodecError(f"cut off: {end} bytes wanted, {len(self._data)} there")
-        values = struct.unpack_from(layout, self._data, self._at)
-        self._at = end
-        return values
+def _all_of(kind: type, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if values and set(map(type, values)) != {kind}:
+        raise CodecError(f"not all {kind.__name__}: {values!r:.80}")
+    return values
 
-    def column(self, kind: str) -> tuple:
-        (length,) = self.unpack("<I")
-        if length > len(self._data):  # before a layout of that size is made
-            raise CodecError(f"a column of {length} values in {len(self._data)} bytes")
-        return self.unpack(f"<{length}{kind}")
 
-    def tokens(self, vocab_size: int) -> tuple[int, ...]:
-        tokens = self.column("i")
-        if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
-            raise CodecError(f"a token outside [0, {vocab_size})")
-        return tokens
+def _count(number: int) -> int:
+    if number < 0:
+        raise CodecError(f"a count of {number}")
+    return number
 
-    def text(self) -> str:
-        (length,) = self.unpack("<H")
-        (data,) = self.unpack(f"<{length}s")
-        try:
-            return data.decode()
-        except UnicodeDecodeError as error:
-            raise CodecError(f"text that is not UTF-8: {error}") from error
 
-    def expect_end(self) -> None:
-        if self._at != len(self._data):
-            raise CodecError(f"{len(self._data) - self._at} bytes too many")
+def _ids(values: tuple[Any, ...]) -> tuple[int, ...]:
+    return _all_of(int, values)
+
+
+def _tokens(values: tuple[Any, ...], vocab_size: int) -> tuple[int, ...]:
+    if _all_of(int, values) and not (min(values) >= 0 and max(values) < vocab_size):
+        raise CodecError(f"a token outside [0, {vocab_size})")
+    return values

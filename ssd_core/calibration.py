@@ -7,42 +7,49 @@ log loss over recent outcomes is used.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ssd_core.tree import Candidates
 
-_SCALES = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0)
-_START = _SCALES.index(1.0)
+_SCALES = np.array((0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0))
+_START = 4
 _DECAY = 0.995  # remembers some two hundred outcomes
 _MISS_PROBABILITY = 1e-3  # charged alike to every scale when the choice was not among the candidates
 
 
 class EdgeCalibration:
     def __init__(self) -> None:
-        self._losses = [0.0] * len(_SCALES)
+        self._losses = np.zeros(len(_SCALES))
         self._best = _START
         self.num_observed = 0
 
     @property
     def scale(self) -> float:
         """Edge probabilities are softmax(scores / scale)."""
-        return _SCALES[self._best]
+        return float(_SCALES[self._best])
 
-    def observe(self, candidates: Candidates, chosen: int) -> None:
-        """The target chose `chosen` after a node whose evaluation had proposed `candidates`."""
-        self.num_observed += 1
-        rank = candidates.tokens.index(chosen) if chosen in candidates.tokens else None
-        for i, scale in enumerate(_SCALES):
-            probability = _MISS_PROBABILITY if rank is None else softmax(candidates.scores, scale)[rank]
-            self._losses[i] = _DECAY * self._losses[i] - math.log(max(probability, _MISS_PROBABILITY))
+    def observe(self, choices: Sequence[tuple[Candidates, int]]) -> None:
+        """The target chose each token after a node whose evaluation had proposed these candidates."""
+        ranks = [candidates.tokens.index(token) if token in candidates.tokens else None for candidates, token in choices]
+        scores = np.array([candidates.scores for candidates, _ in choices])[:, None]  # [choices, 1, candidates]
+        probabilities = softmax(scores, _SCALES[:, None])  # [choices, scales, candidates]
+        of_chosen = [0.0 if rank is None else rows[:, rank] for rank, rows in zip(ranks, probabilities, strict=True)]
+        self._losses *= _DECAY ** len(choices)
+        for probability in of_chosen:
+            self._losses -= np.log(np.maximum(probability, _MISS_PROBABILITY))
+        self.num_observed += len(choices)
         if self.num_observed >= 20:
-            self._best = min(range(len(_SCALES)), key=self._losses.__getitem__)
+            self._best = int(self._losses.argmin())
 
 
-def softmax(scores: Sequence[float], scale: float) -> list[float]:
-    """softmax(scores / scale); `scores` are finite at the front and may be -inf behind."""
-    top = scores[0]
-    weights = [math.exp((score - top) / scale) for score in scores]
-    total = sum(weights)
-    return [weight / total for weight in weights]
+def softmax(scores: NDArray[Any], scale: NDArray[Any] | float) -> NDArray[Any]:
+    """softmax(scores / scale) over the last axis; `scores` descend from a finite number and may be -inf behind. Rows that do not begin
+    with a finite number become NaN."""
+    with np.errstate(invalid="ignore"):
+        weights = np.exp((scores - scores[..., :1]) / scale)
+    result: NDArray[Any] = weights / weights.sum(-1, keepdims=True)
+    return result

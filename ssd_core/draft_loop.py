@@ -15,9 +15,10 @@ from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from ssd_core.calibration import EdgeCalibration
+from ssd_core.calibration import EdgeCalibration, softmax
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError
 from ssd_core.lookup import PromptLookup
@@ -225,10 +226,9 @@ class DraftLoop:
 
     def _move_root(self, session: DraftSession, tokens: tuple[int, ...]) -> None:
         path = session.tree.advance(tokens)
-        calibration = self._calibrations[session.is_greedy]
-        for node, chosen in zip(path, tokens, strict=False):
-            if node.candidates is not None:
-                calibration.observe(node.candidates, chosen)
+        observed = [(node.candidates, chosen) for node, chosen in zip(path, tokens, strict=False) if node.candidates is not None]
+        if observed:
+            self._calibrations[session.is_greedy].observe(observed)
         session.tokens.extend(tokens)
         if session.lookup is not None:
             session.lookup.extend(tokens)
@@ -310,10 +310,11 @@ class DraftLoop:
             batch.session.rule.scores(part, [node.position + 1 for node in nodes], [batch.session.tree.path_to(node) for node in nodes])
             for batch, nodes, part in zip(batches, evaluated, rows, strict=True)
         ]
-        values, tokens = (scores[0] if len(scores) == 1 else torch.cat(scores)).topk(NUM_CANDIDATES)
+        best = (scores[0] if len(scores) == 1 else torch.cat(scores)).topk(NUM_CANDIDATES)
+        values = best.values.cpu().numpy()
         scales = [self._calibrations[batch.session.is_greedy].scale for batch in batches for _ in batch.nodes or (batch.session.tree.root,)]
-        edges = (values / torch.tensor(scales, device=values.device)[:, None]).softmax(-1)
-        proposals = map(Proposal, tokens.tolist(), values.tolist(), edges.tolist())
+        edges = softmax(values, np.array(scales)[:, None])
+        proposals = map(Proposal, best.indices.tolist(), values.tolist(), edges.tolist())
         return [self._propose(batch.session, nodes, proposals) for batch, nodes in zip(batches, evaluated, strict=True)]
 
     def _propose(self, session: DraftSession, nodes: Sequence[Node], proposals: Iterator[Proposal]) -> Growth:

@@ -159,6 +159,7 @@ class TargetLoop:
             if session.ready_since is not None:
                 session.count_wait(waited)
         self._counters.draft_wait_s += waited if self._running else 0.0
+        self._ingest()
 
     @property
     def is_idle(self) -> bool:
@@ -184,7 +185,6 @@ class TargetLoop:
     def _submit(self) -> Round | None:
         self._take_requests()
         self._admit()
-        self._ingest()
         ready = [session for session in self._running.values() if self._is_ready(session)]
         entries = self._entries(ready) if ready else []
         self._send_outcomes(entries)
@@ -346,15 +346,14 @@ class TargetLoop:
 
     def _choices(self, entries: Sequence[Entry], sizes: Sequence[int], logits: torch.Tensor) -> tuple[list[int], list[bool]]:
         """The token rule at every row, and whether its score is a number."""
+        if all(entry.session.rule.is_plain_greedy for entry in entries):
+            return choices(logits)
         scores = [
             entry.session.rule.scores(rows, *_positions_and_paths(entry, self._store[entry.session.id].tree.root))
             for entry, rows in zip(entries, logits.split(list(sizes)), strict=True)
             if entry.is_last_chunk
         ]
-        if not scores:
-            return [], []
-        is_untouched = all(entry.session.rule.is_plain_greedy for entry in entries)
-        return choices(logits if is_untouched else torch.cat(scores))
+        return choices(torch.cat(scores) if scores else logits)
 
     def _commit_entry(self, entry: Entry, chosen: list[int], logits: torch.Tensor) -> list[Verdict]:
         session = entry.session
@@ -404,7 +403,7 @@ class TargetLoop:
     # ------------------------------------------------------------ look up
 
     def _look_up(self, verdicts: Sequence[Verdict]) -> None:
-        """Ask the store for each outcome's continuation. A local matter: no message is sent or waited for."""
+        """Ask the store for each outcome's continuation. A local matter: no message is waited for."""
         self._ingest()
         self._all_hit = bool(verdicts)
         for verdict in verdicts:

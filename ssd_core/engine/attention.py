@@ -19,12 +19,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import AttentionInterface
 
-from ssd_core.engine.base import TRUNK_END
 from ssd_core.engine.kv import SessionCells
 
 ATTENTION_NAME = "ssd_tree"
 LONG_PART_NODES = 48
 """Parts longer than this attend alone: padding the other sessions to a prompt chunk's length would cost more than a second call."""
+
+
+UNSEEN_OR_SEEN = np.array([-np.inf, 0.0], dtype=np.float32)
 
 
 class Scoring(NamedTuple):
@@ -125,12 +127,12 @@ class Group:
         mask[:, :, self.trunk :] = -np.inf
         for block, session, num_new in zip(mask, self._sessions, self.num_new, strict=True):
             block[:, len(session.trunk) : self.trunk] = -np.inf  # padding
-            _show_ancestors(block[:, self.trunk :], session, num_new)
+            block[:num_new, self.trunk : self.trunk + len(session.tree)] = _visibility(session, num_new)
+            block[num_new:] = block[num_new - 1]  # padding rows see as the last node does
             if window is not None:
                 rows, columns = self._positions(session, num_new)
                 block[rows[:, None] - columns >= window] = -np.inf
-        once = torch.from_numpy(mask).to(self._device, self._dtype)[:, None, :, None]  # [B, 1, n, 1, S]
-        return once.expand(-1, -1, -1, query_heads, -1).reshape(self.batch, 1, self.new * query_heads, -1)
+        return torch.from_numpy(mask.repeat(query_heads, axis=1)).to(self._device, self._dtype)[:, None]
 
     def _positions(self, session: SessionCells, num_new: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of the new nodes [n] and of the columns [S]; padding columns get any (they are masked), padding rows the last."""
@@ -159,22 +161,12 @@ class Group:
         return out.reshape(num_rows, heads, -1)
 
 
-def _show_ancestors(block: NDArray[np.float32], session: SessionCells, num_new: int) -> None:
-    """Write 0 to block [n, T] where a new node sees a tree node: its ancestors and itself. Padding rows see as the last node does."""
-    num_old = len(session.tree) - num_new
-    parents = session.parents[num_old:]
-    if parents[1:] == list(range(num_old, num_old + num_new - 1)):  # a chain, prompt chunks above all
-        block[:, session.ancestors(parents[0])] = 0
-        block[:num_new, num_old : num_old + num_new][np.tri(num_new, dtype=bool)] = 0
-    else:
-        for row, parent in enumerate(parents):
-            own = num_old + row
-            if parent >= num_old:
-                block[row] = block[parent - num_old]
-            elif parent != TRUNK_END:
-                block[row, session.ancestors(parent)] = 0
-            block[row, own] = 0
-    block[num_new:] = block[num_new - 1]
+def _visibility(session: SessionCells, num_new: int) -> NDArray[np.float32]:
+    """[n, T]: 0 where a new node sees a tree node, its ancestors and itself; else -inf."""
+    num_bytes = len(session.tree) // 8 + 1
+    lineages = b"".join(lineage.to_bytes(num_bytes, "little") for lineage in session.lineages[-num_new:])
+    bits = np.unpackbits(np.frombuffer(lineages, np.uint8).reshape(num_new, -1), axis=1, count=len(session.tree), bitorder="little")
+    return UNSEEN_OR_SEEN[bits]
 
 
 def _soft_capped_attention(

@@ -116,7 +116,7 @@ class FakeEngine(Engine):
 
     def _context(self, session: SessionCells, node: int) -> list[int]:
         """The last `order` tokens of the path to `node`."""
-        cells = [*session.trunk[-self._order :], *(session.tree[a] for a in reversed(session.ancestors(node)))]
+        cells = [*session.trunk[-self._order :], *(cell for i, cell in enumerate(session.tree) if session.lineages[node] >> i & 1)]
         return [self._tokens[cell] for cell in cells[-self._order :]]
 
 

@@ -25,6 +25,8 @@ class SessionCells:
         """Of each tree node; always a smaller number, or TRUNK_END."""
         self.depths: list[int] = []
         """Of each tree node: 0 follows the trunk's end. The node's position is trunk length + depth."""
+        self.lineages: list[int] = []
+        """Of each tree node: bit i is set if node i is an ancestor of it, or itself."""
         self.free = reserved
 
     def append(self, parents: Sequence[int]) -> None:
@@ -32,17 +34,14 @@ class SessionCells:
         assert len(parents) <= len(self.free), (len(parents), len(self.free))
         for parent in parents:
             assert TRUNK_END <= parent < len(self.parents), f"parent {parent} of node {len(self.parents)} does not come before it"
-            self.parents.append(parent)
-            self.depths.append(0 if parent == TRUNK_END else self.depths[parent] + 1)
+            self._add(parent)
             self.tree.append(self.free.pop())
 
-    def ancestors(self, node: int) -> list[int]:
-        """`node` and its ancestors in the tree region, nearest first; none for TRUNK_END."""
-        path = []
-        while node != TRUNK_END:
-            path.append(node)
-            node = self.parents[node]
-        return path
+    def _add(self, parent: int) -> None:
+        own = 1 << len(self.parents)
+        self.parents.append(parent)
+        self.depths.append(0 if parent == TRUNK_END else self.depths[parent] + 1)
+        self.lineages.append(own if parent == TRUNK_END else self.lineages[parent] | own)
 
     def advance(self, path: Sequence[int], survivors: Sequence[int]) -> None:
         """See Engine.advance."""
@@ -59,8 +58,10 @@ class SessionCells:
         self.trunk.extend(self.tree[node] for node in path)
         self.free.extend(cell for node, cell in enumerate(self.tree) if node not in kept)
         self.tree = array("q", [self.tree[node] for node in survivors])
-        self.depths = [self.depths[node] - len(path) for node in survivors]
-        self.parents = [numbers[self.parents[node]] for node in survivors]
+        parents = [numbers[self.parents[node]] for node in survivors]
+        self.parents, self.depths, self.lineages = [], [], []
+        for parent in parents:
+            self._add(parent)
 
 
 class CellPool:
@@ -129,8 +130,10 @@ class CellPool:
         listed = list(self._free)
         for session in self._sessions.values():
             listed += [*session.free, *session.tree, *session.trunk]
-            assert len(session.tree) == len(session.parents) == len(session.depths), session.session_id
+            assert len(session.tree) == len(session.parents) == len(session.depths) == len(session.lineages), session.session_id
             for node, parent in enumerate(session.parents):
                 assert TRUNK_END <= parent < node, (session.session_id, node, parent)
                 assert session.depths[node] == (0 if parent == TRUNK_END else session.depths[parent] + 1), (session.session_id, node)
+                above = 0 if parent == TRUNK_END else session.lineages[parent]
+                assert session.lineages[node] == above | 1 << node, (session.session_id, node)
         assert sorted(listed) == list(range(self.num_cells)), f"{len(listed)} cells listed, {self.num_cells} exist"

@@ -31,13 +31,15 @@ from ssd_core.training.corpus import PACKAGES, source_files
 END_OF_TEXT = "<|endoftext|>"
 VOCAB_SIZE = 4096
 MAX_POSITIONS = 2048
-TARGET_SHAPE = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 1024}
-DRAFT_SHAPE = {"hidden_size": 320, "num_hidden_layers": 2, "num_attention_heads": 5, "num_key_value_heads": 1, "intermediate_size": 960}
+TARGET_SHAPE = {"hidden_size": 512, "num_hidden_layers": 7, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 1024}
+DRAFT_SHAPE = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 576}
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 """The pair is a base model: a chat is the plain sequence of its messages."""
 
 NUM_PROMPTS = 256
 PROMPT_TOKENS = 160
+OWN_PROMPT_TOKENS, OWN_NEW_TOKENS, OWN_BATCH = 128, 384, 4096
+"""The target's own text that the draft learns: so many corpus tokens, continued by so many, so many sequences at a time."""
 
 
 def model_config(shape: dict[str, int]) -> Qwen3Config:
@@ -141,6 +143,10 @@ class Windows:
     def __init__(self, tokens: np.ndarray, length: int, device: torch.device) -> None:
         self._tokens = torch.from_numpy(tokens.astype(np.int32)).to(device)
         self._offsets = torch.arange(length, device=device)
+
+    def __len__(self) -> int:
+        """Tokens of the vector."""
+        return len(self._tokens)
 
     def sample(self, batch: int) -> torch.Tensor:
         starts = torch.randint(0, len(self._tokens) - len(self._offsets), (batch, 1), device=self._tokens.device)
@@ -248,16 +254,18 @@ def continue_prompts(
 
 
 def stage_draft(work: Path, minutes: float, batch: int, length: int, peak: float, device: torch.device) -> None:
-    """Distil: KL(target || draft) on corpus text and on the target's own continuations, a quarter and later three quarters, which is what
-    the draft will be asked to guess."""
+    """Distil: KL(target || draft) on corpus text and on the target's own continuations, which is what the draft will be asked to
+    guess: a quarter of each batch at first, three quarters once the draft knows the language. A quarter of the time goes into writing
+    them."""
     torch.manual_seed(2)
-    corpus = Windows(np.load(work / "train.npy"), length + 1, device)
+    corpus = Windows(np.load(work / "train.npy"), length, device)
     teacher = Qwen3ForCausalLM.from_pretrained(work / "target", dtype=torch.bfloat16).to(device).eval()
     began = time.monotonic()
     own: list[torch.Tensor] = []
-    temperatures = torch.tensor([0.0, 0.0, 0.7, 1.0], device=device)
+    temperatures = torch.tensor([0.0, 0.0, 0.7, 1.0], device=device).repeat(OWN_BATCH // 4)
     while time.monotonic() - began < 60 * minutes * 0.25:
-        own.append(continue_prompts(teacher, corpus, 2048, 128, length + 1 - 128, temperatures.repeat(512)))
+        texts = continue_prompts(teacher, corpus, OWN_BATCH, OWN_PROMPT_TOKENS, OWN_NEW_TOKENS, temperatures)
+        own.append(texts[torch.randperm(OWN_BATCH, device=device)].view(-1, length))  # several to a window, as files are in the corpus
     own_text = torch.cat(own)
     print(f"draft: {own_text.numel():,} tokens of the target's own text, {time.monotonic() - began:.0f} s", flush=True)
 
@@ -266,9 +274,9 @@ def stage_draft(work: Path, minutes: float, batch: int, length: int, peak: float
     @torch.compile(disable=device.type != "cuda")
     def loss_of(ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            wanted = teacher(ids[:, :-1], use_cache=False).logits.float().log_softmax(-1)
+            wanted = teacher(ids, use_cache=False).logits.float().log_softmax(-1)
         with autocast(device):
-            logits = draft(ids[:, :-1], use_cache=False).logits
+            logits = draft(ids, use_cache=False).logits
         return F.kl_div(logits.float().log_softmax(-1), wanted, log_target=True, reduction="none").sum(-1).mean()
 
     def loss_of_step(progress: float) -> torch.Tensor:
@@ -286,6 +294,7 @@ def stage_draft(work: Path, minutes: float, batch: int, length: int, peak: float
             "parameters": draft.num_parameters(),
             "minutes": minutes,
             "steps": steps,
+            "corpus_tokens": len(corpus),
             "tokens_seen": steps * batch * length,
             "own_text_tokens": own_text.numel(),
             "held_out_loss": held_out_loss(draft.float(), held_out),

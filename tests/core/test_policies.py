@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from ssd_core.calibration import EdgeCalibration, softmax
@@ -130,9 +131,9 @@ def test_calibration_finds_the_scale_of_the_drafts_errors() -> None:
         for _ in range(1500):
             scores = sorted((2.0 * gumbel() for _ in range(8)), reverse=True)
             noisy = [score + true_scale * gumbel() for score in scores]
-            calibration.observe(Candidates(tuple(range(8)), tuple(scores)), noisy.index(max(noisy)))
+            calibration.observe([(Candidates(tuple(range(8)), tuple(scores)), noisy.index(max(noisy)))])
         assert true_scale / 1.6 <= calibration.scale <= true_scale * 1.6
 
 
 def test_edge_probabilities_bear_masked_candidates() -> None:
-    assert softmax((1.0, 0.0, float("-inf")), 1.0) == pytest.approx([0.7310586, 0.2689414, 0.0])
+    assert softmax(np.array([1.0, 0.0, float("-inf")]), 1.0) == pytest.approx([0.7310586, 0.2689414, 0.0])

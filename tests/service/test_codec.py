@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import msgpack
 import pytest
 
 from deployments.codec import CodecError, Orders, decode_orders, decode_report, encode_orders, encode_report
@@ -69,3 +70,42 @@ def test_a_probability_that_is_none_is_refused(probability: float) -> None:
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(CodecError, match="columns"):
         decode_report(encode_report(GrowthReport((Growth("a", 1, (1, 2), (1,), (0.5,)),))), VOCAB)
+
+
+GOOD_GROWTH = ("a", 1, (1,), (1,), (0.5,), False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (0, 7),
+        (0, b"a"),
+        (1, -1),
+        (1, 1.0),
+        (1, "1"),
+        (2, ([1],)),
+        (2, (1.0,)),
+        (2, 1),
+        (3, (True,)),
+        (3, (1.0,)),
+        (3, None),
+        (4, (1,)),
+        (5, 0),
+    ],
+)
+def test_a_growth_with_a_field_of_another_type_is_refused(field: int, value: object) -> None:
+    def report(growth: tuple[object, ...]) -> bytes:
+        data: bytes = msgpack.packb(([growth], (), 1, 1, 0.5, 1.5))
+        return data
+
+    assert decode_report(report(GOOD_GROWTH), VOCAB).growths == (Growth("a", 1, (1,), (1,), (0.5,)),)
+    with pytest.raises(CodecError):
+        decode_report(report((*GOOD_GROWTH[:field], value, *GOOD_GROWTH[field + 1 :])), VOCAB)
+
+
+@pytest.mark.parametrize(
+    "order", [7, (), (9, "a"), (1, 2), (3, "a", -1, (), ()), (3, "a", 0, (1.5,), ()), (3, "a", 0, (), ("x",)), (2, "a", 1, (), "{}", "{}")]
+)
+def test_an_order_of_another_shape_is_refused(order: object) -> None:
+    with pytest.raises(CodecError):
+        decode_orders(msgpack.packb((1.5, [order])), VOCAB)
