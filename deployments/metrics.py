@@ -68,6 +68,7 @@ def target_samples(stats: LoopStats, replica: str) -> tuple[Sample, ...]:
         *histogram_samples("ssd_lookup_hit_seconds", stats.lookup, labels),
         *histogram_samples("ssd_verify_gap_seconds", stats.gap, labels),
         *histogram_samples("ssd_verify_gap_on_hit_seconds", stats.gap_on_hit, labels),
+        *histogram_samples("ssd_verify_work_on_hit_seconds", stats.work_on_hit, labels),
     )
 
 

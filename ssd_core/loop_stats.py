@@ -58,6 +58,8 @@ class LoopStats:
     """Own work between the end of a verification and the start of the next."""
     gap_on_hit: HistogramSnapshot
     """The same with one session in the batch whose outcome was in the store."""
+    work_on_hit: HistogramSnapshot
+    """The loop's own share of that: CPU time of its thread. The rest is waiting for a core or for the interpreter."""
     draft_wait_s: float
     draft_timeouts: int
     reports: int
@@ -79,7 +81,7 @@ class LoopCounters:
         self.pass_s = self.draft_wait_s = self.draft_busy_s = 0.0
         self.lookups = self.hits = self.draft_timeouts = self.reports = self.draft_steps = self.draft_nodes = 0
         self.accepted_per_position: list[int] = []
-        self.lookup, self.gap, self.gap_on_hit = Histogram(), Histogram(), Histogram()
+        self.lookup, self.gap, self.gap_on_hit, self.work_on_hit = Histogram(), Histogram(), Histogram(), Histogram()
         self.finished: Counter[str] = Counter()
 
     def count_pass(self, num_nodes: int, seconds: float) -> None:
@@ -87,10 +89,11 @@ class LoopCounters:
         self.pass_nodes += num_nodes
         self.pass_s += seconds
 
-    def count_gap(self, seconds: float, is_single_hit: bool) -> None:
+    def count_gap(self, seconds: float, cpu_s: float, is_single_hit: bool) -> None:
         self.gap.add(seconds)
         if is_single_hit:
             self.gap_on_hit.add(seconds)
+            self.work_on_hit.add(cpu_s)
 
     def count_round(self, num_tokens: int, num_submitted: int, num_accepted: int) -> None:
         self.rounds += 1
@@ -148,6 +151,7 @@ class LoopCounters:
             lookup=_snapshot(self.lookup),
             gap=_snapshot(self.gap),
             gap_on_hit=_snapshot(self.gap_on_hit),
+            work_on_hit=_snapshot(self.work_on_hit),
             draft_wait_s=self.draft_wait_s,
             draft_timeouts=self.draft_timeouts,
             reports=self.reports,

@@ -100,6 +100,8 @@ class TargetLoop:
         self._num_queued = 0
         self._counters = LoopCounters()
         self._verified_at: float | None = None
+        self._verified_at_cpu = 0.0
+        """The thread's CPU time then."""
         self._all_hit = False
 
     # ------------------------------------------------------------ from any thread
@@ -319,9 +321,10 @@ class TargetLoop:
         parts = [entry.part() for entry in this_round.entries]
         began = self._clock()
         if self._verified_at is not None:
-            self._counters.count_gap(began - self._verified_at, is_single_hit=self._all_hit and len(parts) == 1)
+            cpu_s = time.thread_time() - self._verified_at_cpu
+            self._counters.count_gap(began - self._verified_at, cpu_s, is_single_hit=self._all_hit and len(parts) == 1)
         logits = self._engine.evaluate(parts)
-        self._verified_at = self._clock()
+        self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
         self._counters.count_pass(sum(len(part.tokens) for part in parts), self._verified_at - began)
         return logits
 

@@ -20,6 +20,7 @@ DRAFT_FLOPS_PER_NODE = "ssd_draft_flops_per_node"
 LOOKUPS = "ssd_lookups_total"
 HITS = "ssd_lookup_hits_total"
 GAP_ON_HIT = "ssd_verify_gap_on_hit_seconds"
+WORK_ON_HIT = "ssd_verify_work_on_hit_seconds"
 
 DECODE_SPEED: Callable[[BlockResult], float] = attrgetter("decode_tokens_per_s")
 
@@ -53,6 +54,8 @@ class Row:
     draft_flops_per_token: float | None
     gap_on_hit: Buckets
     """From the end of a verification to the launch of the next, when the outcome was in the store; one session running."""
+    work_on_hit: Buckets
+    """The CPU time of the loop's thread in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: di
         target_flops_per_token=_cost(own, TARGET_NODES, TARGET_FLOPS_PER_NODE),
         draft_flops_per_token=_cost(own, DRAFT_NODES, DRAFT_FLOPS_PER_NODE),
         gap_on_hit=sum((result.counters.buckets(GAP_ON_HIT) for result in own), Buckets()),
+        work_on_hit=sum((result.counters.buckets(WORK_ON_HIT) for result in own), Buckets()),
     )
 
 
