@@ -68,6 +68,8 @@ def _decode_order(order: Any, vocab_size: int) -> DraftMessage:
             parameters = SamplingParams.model_validate_json(sampling), SpeculationConfig.model_validate_json(speculation)
         except ValidationError as error:
             raise CodecError(f"parameters of {session_id!r}: {error}") from error
+        if len(tokens) > num_prompt_tokens + parameters[0].max_tokens:
+            raise CodecError(f"{len(tokens)} tokens of {session_id!r}, which may have {num_prompt_tokens} + {parameters[0].max_tokens}")
         return SessionOpen(session_id, _tokens(tokens, vocab_size), num_prompt_tokens, *parameters)
     _, session_id = _typed(order, int, str)
     if kind != _CLOSE:

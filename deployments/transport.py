@@ -88,6 +88,7 @@ class RayDraftLink:
         self._drafts: dict[str, Any] = {}  # name -> its `receive`, with options set once: a call is on the path of every round
         self._wires: dict[str, Wire] = {}  # name -> connection, for drafts of this node
         self._dead: set[str] = set()
+        self._called: set[str] = set()  # the sender's: sessions opened by actor call
         self._orders: queue.SimpleQueue[DraftMessage | RoundOutcomes | Stop] = queue.SimpleQueue()
         self._requests: queue.SimpleQueue[SessionOpen | Release | Stop] = queue.SimpleQueue()
         self._reports: deque[GrowthReport] = deque()
@@ -187,13 +188,17 @@ class RayDraftLink:
                 return
 
     def _transmit(self, draft: str, orders: Sequence[DraftMessage], sent_at: float) -> None:
-        """One message, by wire where there is one and it takes it, by actor call otherwise."""
+        """One message, by wire where there is one and it takes it, by actor call otherwise. The wire is faster: a close that overtook its
+        opening would leave the session with the draft, so it goes the way the opening went."""
         wire, receive = self._wires.get(draft), self._drafts.get(draft)
         if receive is None:
             return  # it died this moment
         data = encode_orders(orders, sent_at)
-        if wire is None or not wire.send(data):
+        closed = {order.session_id for order in orders if isinstance(order, SessionClose)}
+        if wire is None or closed & self._called or not wire.send(data):
             receive.remote(self._target_id, data)
+            self._called.update(order.session_id for order in orders if isinstance(order, SessionOpen))
+        self._called.difference_update(closed)
         self.counters.messages_sent += 1
         self.counters.bytes_sent += len(data)
 

@@ -67,6 +67,13 @@ def test_a_probability_that_is_none_is_refused(probability: float) -> None:
         decode_report(encode_report(GrowthReport((Growth("a", 1, (1,), (1,), (probability,)),))), VOCAB)
 
 
+def test_an_opening_longer_than_its_session_can_be_is_refused() -> None:
+    whole, longer = (SessionOpen("a", (1,) * n, 3, SamplingParams(max_tokens=4), SpeculationConfig()) for n in (7, 8))
+    assert decode_orders(encode_orders([whole], 1.5), VOCAB).orders == (whole,)
+    with pytest.raises(CodecError, match=r"may have 3 \+ 4"):
+        decode_orders(encode_orders([longer], 1.5), VOCAB)
+
+
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(CodecError, match="columns"):
         decode_report(encode_report(GrowthReport((Growth("a", 1, (1, 2), (1,), (0.5,)),))), VOCAB)

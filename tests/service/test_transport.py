@@ -12,11 +12,14 @@ import pytest
 from ray.exceptions import RayActorError
 
 from deployments import transport
+from deployments.codec import decode_orders
 from deployments.config import DraftConfig
 from deployments.draft_server import DraftServer
 from deployments.messages import DraftAddress, Grant, Snapshot
 from deployments.transport import RayDraftLink
+from deployments.wire import MAX_MESSAGE_BYTES
 from ssd_core.config import EngineConfig, SamplingParams, SpeculationConfig
+from ssd_core.draft_loop import DraftMessage, SessionClose
 from ssd_core.types import GrowthReport, Outcome, SessionOpen
 
 NODE = "this node"
@@ -146,6 +149,29 @@ def test_a_session_closed_while_its_lease_is_asked_for_leaves_nothing(pool: Fake
     link.close("other")
     until(lambda: not pool.leased and server.num_sessions == 0)
     assert not link.has_draft("s") and not link.has_draft("other")
+
+
+def test_a_session_whose_opening_is_too_long_for_the_wire_is_closed_the_same_way(
+    pool: FakePool, link: RayDraftLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = pool.start("draft")
+    calls: list[DraftMessage] = []
+
+    def receive(target_id: str, data: bytes) -> None:
+        calls.extend(decode_orders(data, VOCAB_SIZE).orders)
+        server.receive(target_id, data)
+
+    handle = SimpleNamespace(receive=Method(receive), address=Method(lambda: DraftAddress(NODE, server.path)))
+    monkeypatch.setattr(pool, "handle", Method(lambda name: handle))
+    long = SessionOpen("long", (200,) * MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES, SamplingParams(max_tokens=50), SpeculationConfig())
+    link.open(long)
+    until(lambda: calls == [long])
+    link.open(OPENING)
+    growth_after(link, 3)
+    link.close("s")
+    until(lambda: server.num_sessions == 0)
+    link.close("long")
+    until(lambda: calls == [long, SessionClose("long")])
 
 
 async def test_where_nothing_runs_the_beat_finds_a_new_pool(pool: FakePool) -> None:
