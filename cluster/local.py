@@ -39,14 +39,8 @@ START_TIMEOUT_S = 600.0
 POLL_S = 0.1
 OBJECT_STORE_BYTES = 256 * 2**20
 """What crosses between the processes is token ids: Ray's default, a third of the memory, would only be reserved in vain."""
-LOCAL_ENVIRONMENT = {
-    # Serve's 30 s let load balancers elsewhere notice that an ingress goes; here there are none, and everything ends together.
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-    # Serve's controller looks after its replicas ten times a second, for 6 % of a core that the models need. Less often, less of it; what
-    # dies is noticed later, and a stop takes longer (4.4 s at 0.1, 5.5 s at 0.3, 8.4 s at 1).
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
-}
-"""Where one machine does everything."""
+LOCAL_ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0"}
+"""Serve's 30 s let load balancers elsewhere notice that an ingress goes; here there are none, and everything ends together."""
 
 Progress = Callable[[str], None]
 AppBuilder = Callable[[ServiceConfig], "Application"]
