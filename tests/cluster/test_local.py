@@ -87,7 +87,14 @@ def test_the_demo_shows_identical_tokens_and_leaves_nothing_behind(temp_dir: Pat
 def test_up_ends_on_a_signal_and_leaves_nothing_behind(kind: signal.Signals, temp_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("http: {port: 0}\nservice: {draft: {num_actors: 0}}\n")
     process = subprocess.Popen(
-        [*SSD_SERVE, "up", str(tmp_path / "own.yaml")], env=environment(temp_dir), stdout=subprocess.PIPE, text=True, start_new_session=True
+        [*SSD_SERVE, "up", str(tmp_path / "own.yaml")],
+        env=environment(temp_dir),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            kind, signal.SIG_DFL
+        ),  # a shell's background job, as tests may be, hands down that it ignores SIGINT
     )
     try:
         assert process.stdout is not None
