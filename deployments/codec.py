@@ -65,12 +65,13 @@ def _decode_order(order: Any, vocab_size: int) -> DraftMessage:
         if not 0 < num_prompt_tokens <= len(tokens):
             raise CodecError(f"{num_prompt_tokens} prompt tokens of {len(tokens)}")
         try:
-            parameters = SamplingParams.model_validate_json(sampling), SpeculationConfig.model_validate_json(speculation)
+            sampling = SamplingParams.model_validate_json(sampling)
+            speculation = SpeculationConfig.model_validate_json(speculation)
         except ValidationError as error:
             raise CodecError(f"parameters of {session_id!r}: {error}") from error
-        if len(tokens) > num_prompt_tokens + parameters[0].max_tokens:
-            raise CodecError(f"{len(tokens)} tokens of {session_id!r}, which may have {num_prompt_tokens} + {parameters[0].max_tokens}")
-        return SessionOpen(session_id, _tokens(tokens, vocab_size), num_prompt_tokens, *parameters)
+        if len(tokens) > num_prompt_tokens + sampling.max_tokens:
+            raise CodecError(f"{len(tokens)} tokens of {session_id!r}, which may have {num_prompt_tokens} + {sampling.max_tokens}")
+        return SessionOpen(session_id, _tokens(tokens, vocab_size), num_prompt_tokens, sampling, speculation)
     _, session_id = _typed(order, int, str)
     if kind != _CLOSE:
         raise CodecError(f"unknown kind {kind}")
@@ -133,7 +134,9 @@ def _count(number: int) -> int:
 
 
 def _ids(values: tuple[Any, ...]) -> tuple[int, ...]:
-    return _all_of(int, values)
+    if _all_of(int, values) and min(values) < 0:
+        raise CodecError("a negative node id")
+    return values
 
 
 def _tokens(values: tuple[Any, ...], vocab_size: int) -> tuple[int, ...]:

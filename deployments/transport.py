@@ -182,25 +182,31 @@ class RayDraftLink:
             began = time.perf_counter()
             sent_at = min((item.queued_at for item in batch if isinstance(item, RoundOutcomes)), default=time.time())
             for draft, orders in self._by_draft(batch).items():
-                self._transmit(draft, orders, sent_at)
+                self._send_in_order(draft, orders, sent_at)
+            self._called.difference_update(item.session_id for item in batch if isinstance(item, SessionClose))
             self.counters.send_s += time.perf_counter() - began
             if any(isinstance(item, Stop) for item in batch):
                 return
 
-    def _transmit(self, draft: str, orders: Sequence[DraftMessage], sent_at: float) -> None:
-        """One message, by wire where there is one and it takes it, by actor call otherwise. The wire is faster: a close that overtook its
-        opening would leave the session with the draft, so it goes the way the opening went."""
+    def _send_in_order(self, draft: str, orders: Sequence[DraftMessage], sent_at: float) -> None:
+        """The wire is faster than a call: a close that overtook its opening would leave the session with the draft, so it goes the way
+        the opening went."""
+        follows_a_call = any(isinstance(order, SessionClose) and order.session_id in self._called for order in orders)
+        if not self._transmit(draft, orders, sent_at, may_wire=not follows_a_call):
+            self._called.update(order.session_id for order in orders if isinstance(order, SessionOpen))
+
+    def _transmit(self, draft: str, orders: Sequence[DraftMessage], sent_at: float, *, may_wire: bool = True) -> bool:
+        """One message, by wire (True) where there is one and it takes it, by actor call otherwise."""
         wire, receive = self._wires.get(draft), self._drafts.get(draft)
         if receive is None:
-            return  # it died this moment
+            return False  # it died this moment
         data = encode_orders(orders, sent_at)
-        closed = {order.session_id for order in orders if isinstance(order, SessionClose)}
-        if wire is None or closed & self._called or not wire.send(data):
+        is_wired = may_wire and wire is not None and wire.send(data)
+        if not is_wired:
             receive.remote(self._target_id, data)
-            self._called.update(order.session_id for order in orders if isinstance(order, SessionOpen))
-        self._called.difference_update(closed)
         self.counters.messages_sent += 1
         self.counters.bytes_sent += len(data)
+        return is_wired
 
     def _by_draft(self, batch: Iterable[DraftMessage | RoundOutcomes | Stop]) -> dict[str, list[DraftMessage]]:
         """Orders by the draft that must hear them. Without one they are dropped: the next ones repeat what matters."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ssd_core.tree import Candidates
 
 _SCALES = np.array((0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0))
-_START = 4
+_START = _SCALES.tolist().index(1.0)
 _DECAY = 0.995  # remembers some two hundred outcomes
 _MISS_PROBABILITY = 1e-3  # charged alike to every scale when the choice was not among the candidates
 
@@ -37,10 +37,9 @@ class EdgeCalibration:
         ranks = [candidates.tokens.index(token) if token in candidates.tokens else None for candidates, token in choices]
         scores = np.array([candidates.scores for candidates, _ in choices])[:, None]  # [choices, 1, candidates]
         probabilities = softmax(scores, _SCALES[:, None])  # [choices, scales, candidates]
-        of_chosen = [0.0 if rank is None else rows[:, rank] for rank, rows in zip(ranks, probabilities, strict=True)]
         self._losses *= _DECAY ** len(choices)
-        for probability in of_chosen:
-            self._losses -= np.log(np.maximum(probability, _MISS_PROBABILITY))
+        for rank, rows in zip(ranks, probabilities, strict=True):
+            self._losses -= np.log(np.maximum(0.0 if rank is None else rows[:, rank], _MISS_PROBABILITY))
         self.num_observed += len(choices)
         if self.num_observed >= 20:
             self._best = int(self._losses.argmin())

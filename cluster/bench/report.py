@@ -79,11 +79,10 @@ class Report:
             "end of a verification to the next launch, on a hit": self.gap_on_hit,
             "our own work in that time (CPU of the loop's thread)": self.work_on_hit,
         }
-        shares = {title: times.share_within(GAP_TARGET_S) for title, times in titles.items()}
         return "\n\n".join(
-            f"{title}: {share:.1%} within {1000 * GAP_TARGET_S:g} ms\n{histogram(titles[title])}"
-            for title, share in shares.items()
-            if share is not None
+            f"{title}: {share:.1%} within {1000 * GAP_TARGET_S:g} ms\n{histogram(times)}"
+            for title, times in titles.items()
+            if (share := times.share_within(GAP_TARGET_S)) is not None
         )
 
     def _exactness_text(self) -> str:

@@ -24,9 +24,8 @@ from ssd_core.engine.kv import SessionCells
 ATTENTION_NAME = "ssd_tree"
 LONG_PART_NODES = 48
 """Parts longer than this attend alone: padding the other sessions to a prompt chunk's length would cost more than a second call."""
-
-
 UNSEEN_OR_SEEN = np.array([-np.inf, 0.0], dtype=np.float32)
+"""A mask's value by whether the node is seen."""
 
 
 class Scoring(NamedTuple):
@@ -132,7 +131,8 @@ class Group:
             if window is not None:
                 rows, columns = self._positions(session, num_new)
                 block[rows[:, None] - columns >= window] = -np.inf
-        return torch.from_numpy(mask.repeat(query_heads, axis=1)).to(self._device, self._dtype)[:, None]
+        once = torch.from_numpy(mask).to(self._device, self._dtype)[:, None, :, None]  # [B, 1, n, 1, S]
+        return once.expand(-1, -1, -1, query_heads, -1).reshape(self.batch, 1, self.new * query_heads, -1)
 
     def _positions(self, session: SessionCells, num_new: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of the new nodes [n] and of the columns [S]; padding columns get any (they are masked), padding rows the last."""

@@ -49,7 +49,7 @@ class GrowBestFirst:
     """`ssd-tree`: wherever the target's choices are likeliest to pass, as deep as time allows. With `max_steps` it is `tree`: that many
     growth steps after the root's own, then the target's turn."""
 
-    min_reach = 0.01
+    min_reach = 0.01  # what is less likely to be reached is not worth a step
     min_edge = 0.01  # a child below one in a hundred costs a record and is next to never chosen
 
     def __init__(self, branching: int, width: int, lookup_tokens: int = 0, max_steps: int | None = None) -> None:
@@ -61,7 +61,7 @@ class GrowBestFirst:
     def choose(self, tree: SpeculationTree, submitted: Sequence[Node], num_steps: int) -> list[Node]:
         if self._max_steps is not None and num_steps >= self._max_steps:
             return []
-        least = tree.root.log_reach + math.log(self.min_reach) if self.min_reach else -math.inf
+        least = tree.root.log_reach + math.log(self.min_reach)
         frontier = (node for node in tree.nodes.values() if not node.is_evaluated and node.log_reach >= least)
         return heapq.nlargest(self._width, frontier, key=by_reach)
 
