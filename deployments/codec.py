@@ -5,6 +5,7 @@ Decoding raises CodecError for anything that is not exactly such a message; the 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -19,6 +20,9 @@ from ssd_core.errors import SSDError
 from ssd_core.types import Growth, GrowthReport, Outcome, SessionOpen
 
 _CLOSE, _OPEN, _OUTCOME = 1, 2, 3
+_COLUMNS = "<%dQ%dI%dd"
+"""Of a growth's children: parents' ids, tokens, edge probabilities."""
+_CHILD_BYTES = struct.calcsize(_COLUMNS % (1, 1, 1))
 
 
 class CodecError(SSDError):
@@ -79,7 +83,7 @@ def _decode_order(order: Any, vocab_size: int) -> DraftMessage:
 
 
 def encode_report(report: GrowthReport) -> bytes:
-    growths = [(g.session_id, g.committed_length, g.parents, g.tokens, g.edge_probabilities, g.is_exhausted) for g in report.growths]
+    growths = [(g.session_id, g.committed_length, _columns(g), g.is_exhausted) for g in report.growths]
     data: bytes = msgpack.packb((growths, report.unknown_sessions, report.num_steps, report.num_nodes, report.busy_s, report.sent_at))
     return data
 
@@ -93,15 +97,25 @@ def decode_report(data: bytes, vocab_size: int) -> GrowthReport:
     return GrowthReport(decoded, unknown, _count(num_steps), _count(num_nodes), busy_s, sent_at)
 
 
+def _columns(growth: Growth) -> bytes:
+    """The children as three packed columns: a message that is read in every round should not be looked at number by number."""
+    count = len(growth.tokens)
+    return struct.pack(_COLUMNS % (count, count, count), *growth.parents, *growth.tokens, *growth.edge_probabilities)
+
+
 def _decode_growth(growth: Any, vocab_size: int) -> Growth:
-    session_id, committed_length, parents, tokens, probabilities, is_exhausted = _typed(growth, str, int, tuple, tuple, tuple, bool)
-    if not len(parents) == len(tokens) == len(probabilities):
-        raise CodecError(f"columns of {len(parents)}, {len(tokens)} and {len(probabilities)} values")
-    _all_of(float, probabilities)
+    session_id, committed_length, columns, is_exhausted = _typed(growth, str, int, bytes, bool)
+    count, rest = divmod(len(columns), _CHILD_BYTES)
+    if rest:
+        raise CodecError(f"columns of {len(columns)} bytes, which are not {_CHILD_BYTES} a child")
+    values = struct.unpack(_COLUMNS % (count, count, count), columns)
+    parents, tokens, probabilities = values[:count], values[count : 2 * count], values[2 * count :]
+    if tokens and max(tokens) >= vocab_size:
+        raise CodecError(f"a token outside [0, {vocab_size})")
     # The sum finds a NaN, which min and max may pass over.
     if probabilities and not (isfinite(sum(probabilities)) and min(probabilities) >= 0.0 and max(probabilities) <= 1.0):
         raise CodecError("a probability outside [0, 1]")
-    return Growth(session_id, _count(committed_length), _ids(parents), _tokens(tokens, vocab_size), probabilities, is_exhausted)
+    return Growth(session_id, _count(committed_length), parents, tokens, probabilities, is_exhausted)
 
 
 # ---------------------------------------------------------------- checks: each returns what it found good

@@ -66,18 +66,16 @@ class TokenRule:
         ones) is `paths[i]`. The highest score is the token."""
         if self.is_plain_greedy:
             return logits
-        z = logits.clone()
-        if self._bias is not None:
-            z += self._bias
+        z = logits if self._bias is None else logits + self._bias
         if self._has_penalties:
             z = self._penalise(z, paths)
-        self._forbid_early_end(z, positions)
+        z = self._forbid_early_end(z, positions)
         if self._noise is None:
             return z
         temperature = self._sampling.temperature
         if self._masks_tail:
             z = mask_tail(z, temperature, self._sampling)
-        return z + temperature * self._noise.rows(positions)
+        return torch.add(z, self._noise.rows(positions), alpha=temperature)
 
     def _count(self, tokens: Sequence[int]) -> None:
         if tokens:
@@ -96,11 +94,13 @@ class TokenRule:
         z = torch.where(seen, torch.where(z > 0, z / repetition, z * repetition), z)
         return z - self._sampling.presence_penalty * (counts > 0) - self._sampling.frequency_penalty * counts
 
-    def _forbid_early_end(self, z: torch.Tensor, positions: Sequence[int]) -> None:
+    def _forbid_early_end(self, z: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
         first_allowed = self._num_prompt_tokens + self._sampling.min_tokens
         early = [i for i, position in enumerate(positions) if position < first_allowed]
         if early and self._ends:
+            z = z.clone()
             z[torch.tensor(early)[:, None], torch.tensor(self._ends)] = _NEVER
+        return z
 
 
 def choices(scores: torch.Tensor) -> tuple[list[int], list[bool]]:

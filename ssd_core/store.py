@@ -81,11 +81,13 @@ class SpeculationStore:
             else:
                 self.counters.duplicate += 1
 
-    def look_up(self, session_id: str, tokens: Sequence[int]) -> bool:
-        """Move the session to the outcome `tokens` (accepted ones, then the bonus). True, a hit: the draft has grown what follows it."""
-        tree = self._sessions[session_id].tree
-        tree.advance(tokens)
-        return any(not child.is_guess for child in tree.root.children.values())
+    def advance(self, session_id: str, tokens: Sequence[int]) -> None:
+        """Move the session to the outcome `tokens`: accepted ones, then the bonus. Growth that hangs elsewhere is late from now on."""
+        self._sessions[session_id].tree.advance(tokens)
+
+    def look_up(self, session_id: str) -> bool:
+        """True, a hit: the draft has grown what follows the session's newest token."""
+        return any(not child.is_guess for child in self._sessions[session_id].tree.root.children.values())
 
     def check_integrity(self) -> None:
         for session in self._sessions.values():

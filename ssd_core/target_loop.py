@@ -22,6 +22,7 @@ from ssd_core.errors import CapacityError, InvalidRequestError
 from ssd_core.link import DraftLink
 from ssd_core.loop_stats import LoopCounters, LoopStats
 from ssd_core.policies.submit import build_submit_policy, worthwhile
+from ssd_core.round_cost import RoundCost
 from ssd_core.sampling import TokenRule, choices
 from ssd_core.session import Sink, TargetSession, logprobs_of
 from ssd_core.store import SpeculationStore
@@ -29,8 +30,6 @@ from ssd_core.tree import Node
 from ssd_core.types import Emission, FinishReason, GenerationRequest, Outcome, StepTimes, TokenLogprob
 
 logger = logging.getLogger(__name__)
-
-ROUND_OVERHEAD_S = 0.001  # our own work between two passes, as measured by the gap histogram; only weighs submission sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,23 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Round:
     entries: tuple[Entry, ...]
+
+    @property
+    def num_nodes(self) -> int:
+        return sum(len(entry.pending) + len(entry.nodes) for entry in self.entries)
+
+    @property
+    def has_prompts(self) -> bool:
+        """Some of its entries are chunks of prompts."""
+        return any(len(entry.pending) > 1 for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """When a round's pass began."""
+
+    at: float
+    round: Round
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +100,7 @@ class TargetLoop:
     ) -> None:
         self._engine = engine
         self._link = link
-        self._step_times = step_times
+        self._round_cost = RoundCost(step_times)
         self._eos_token_ids = tuple(eos_token_ids)
         self._tokenizer = tokenizer
         self._max_sessions = max_sessions
@@ -99,6 +115,8 @@ class TargetLoop:
         self._running: dict[str, TargetSession] = {}
         self._num_queued = 0
         self._counters = LoopCounters()
+        self._launch: Launch | None = None
+        """The newest, unless the loop has waited since."""
         self._verified_at: float | None = None
         self._verified_at_cpu = 0.0
         """The thread's CPU time then."""
@@ -154,7 +172,7 @@ class TargetLoop:
     def wait(self, timeout_s: float) -> None:
         """After a `step` that did nothing: until growth, a new request, or the timeout."""
         began = self._clock()
-        self._verified_at = None
+        self._launch = self._verified_at = None
         self._link.wait(timeout_s)
         waited = self._clock() - began
         for session in self._running.values():
@@ -274,13 +292,15 @@ class TargetLoop:
         return session.request.sampling.max_tokens - session.num_output_tokens - 1
 
     def _sized(self, entries: list[Entry]) -> list[Entry]:
-        """Drop the optional nodes that are not worth their share of T_verify(n)."""
+        """Drop the optional nodes that are not worth their share of the round's time. Prompts do not count: they take their time whatever
+        is submitted, in this round or another, and time is worth what it yields in rounds without them."""
         offers: list[float] = []
         base_nodes, base_gain = 0, 0.0
-        for entry in entries:
+        deciding = [entry for entry in entries if entry.is_last_chunk]
+        for entry in deciding:
             tree = self._store[entry.session.id].tree
             reaches = [tree.reach(node) for node in entry.nodes]
-            base_nodes += len(entry.pending)
+            base_nodes += 1
             base_gain += 1.0
             if entry.session.submit.is_sized:
                 offers.extend(reaches)
@@ -290,7 +310,7 @@ class TargetLoop:
         if not offers:
             return entries
         offers.sort(reverse=True)
-        count = worthwhile(offers, base_nodes, base_gain, self._step_times, ROUND_OVERHEAD_S)
+        count = worthwhile(offers, base_gain, lambda num_offers: self._round_cost.seconds(len(deciding), base_nodes + num_offers))
         threshold = offers[count - 1] if count else float("inf")
         return [self._cut(entry, threshold) if entry.session.submit.is_sized else entry for entry in entries]
 
@@ -323,9 +343,13 @@ class TargetLoop:
         if self._verified_at is not None:
             cpu_s = time.thread_time() - self._verified_at_cpu
             self._counters.count_gap(began - self._verified_at, cpu_s, is_single_hit=self._all_hit and len(parts) == 1)
+        if self._launch is not None and not self._launch.round.has_prompts:
+            last = self._launch.round
+            self._round_cost.observe(len(last.entries), last.num_nodes, began - self._launch.at)
+        self._launch = Launch(began, this_round)
         logits = self._engine.evaluate(parts)
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
-        self._counters.count_pass(sum(len(part.tokens) for part in parts), self._verified_at - began)
+        self._counters.count_pass(this_round.num_nodes, self._verified_at - began)
         return logits
 
     # ------------------------------------------------------------ commit
@@ -406,13 +430,16 @@ class TargetLoop:
     # ------------------------------------------------------------ look up
 
     def _look_up(self, verdicts: Sequence[Verdict]) -> None:
-        """Ask the store for each outcome's continuation. A local matter: no message is waited for."""
+        """Ask the store for each outcome's continuation. A local matter: no message is waited for. The outcome comes first: most of what
+        was grown during the pass hangs where the target did not go, and need not be taken in."""
+        began = self._clock()
+        for verdict in verdicts:
+            self._store.advance(verdict.session.id, verdict.tokens)
         self._ingest()
         self._all_hit = bool(verdicts)
         for verdict in verdicts:
             session = verdict.session
-            began = self._clock()
-            is_hit = self._store.look_up(session.id, verdict.tokens)
+            is_hit = self._store.look_up(session.id)
             if session.submit.uses_draft and not session.submit.waits:
                 self._counters.count_lookup(is_hit, self._clock() - began)
                 session.count_lookup(is_hit)

@@ -22,8 +22,9 @@ from transformers import AttentionInterface
 from ssd_core.engine.kv import SessionCells
 
 ATTENTION_NAME = "ssd_tree"
-LONG_PART_NODES = 48
-"""Parts longer than this attend alone: padding the other sessions to a prompt chunk's length would cost more than a second call."""
+MAX_PADDED_PAIRS = 2048
+"""Pairs of query and key that a group may compute for nothing, where its sessions are padded to the longest. More of them cost more than a
+second group's operations do (measured on a CPU: seven nodes of 300 tokens)."""
 UNSEEN_OR_SEEN = np.array([-np.inf, 0.0], dtype=np.float32)
 """A mask's value by whether the node is seen."""
 
@@ -179,6 +180,21 @@ def _soft_capped_attention(
     return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ values
 
 
+def alike(num_new: Sequence[int], num_columns: Sequence[int]) -> list[list[int]]:
+    """Sessions in groups that waste little on padding: indices, by falling number of new nodes."""
+    groups: list[list[int]] = []
+    columns = used_pairs = 0
+    for i in sorted(range(len(num_new)), key=lambda i: (num_new[i], num_columns[i]), reverse=True):
+        widest, pairs = max(columns, num_columns[i]), num_new[i] * num_columns[i]
+        if groups and (len(groups[-1]) + 1) * num_new[groups[-1][0]] * widest - used_pairs - pairs <= MAX_PADDED_PAIRS:
+            groups[-1].append(i)
+            columns, used_pairs = widest, used_pairs + pairs
+        else:
+            groups.append([i])
+            columns, used_pairs = num_columns[i], pairs
+    return groups
+
+
 class TreePass:
     """One pass over the new nodes of several sessions (already appended to their tree regions)."""
 
@@ -188,8 +204,7 @@ class TreePass:
         """By layer: `pools` [cells, W] and `shapes`. By session: `num_new` nodes at the end of its tree region."""
         self._pools, self._shapes = pools, shapes
         device, dtype = pools[0].device, pools[0].dtype
-        together = [i for i, n in enumerate(num_new) if n <= LONG_PART_NODES]
-        members = [[i] for i, n in enumerate(num_new) if n > LONG_PART_NODES] + ([together] if together else [])
+        members = alike(num_new, [len(session.trunk) + len(session.tree) for session in sessions])
         self._groups = [Group([sessions[i] for i in of], [num_new[i] for i in of], device, dtype) for of in members]
         self._rows: list[torch.Tensor] = []
         if len(sessions) == 1:

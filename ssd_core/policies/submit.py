@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ssd_core.config import SpeculationConfig
 from ssd_core.store import StoredSession
 from ssd_core.tree import Node, SpeculationTree
-from ssd_core.types import StepTimes
 
 
 class SubmitPolicy(Protocol):
@@ -104,16 +103,16 @@ def build_submit_policy(speculation: SpeculationConfig) -> SubmitPolicy:
             return SubmitTree(speculation.tree_nodes, waits=False, backup_tokens=speculation.backup_tokens)
 
 
-def worthwhile(gains: Sequence[float], base_nodes: int, base_gain: float, step_times: StepTimes, overhead_s: float) -> int:
+def worthwhile(gains: Sequence[float], base_gain: float, seconds: Callable[[int], float]) -> int:
     """How many of the optional nodes, offered by falling `gains` (each the probability of one more token), to submit.
 
-    Chosen to maximise expected tokens per second of the whole pass: (base_gain + sum of gains) / (T_verify(base_nodes + n) + overhead).
+    Chosen to maximise expected tokens per second of the whole round: (base_gain + sum of gains) / seconds(number of them submitted).
     """
     best_count, expected = 0, base_gain
-    best_rate = base_gain / (step_times.at(base_nodes) + overhead_s)
+    best_rate = base_gain / seconds(0)
     for count, gain in enumerate(gains, start=1):
         expected += gain
-        rate = expected / (step_times.at(base_nodes + count) + overhead_s)
+        rate = expected / seconds(count)
         if rate > best_rate:
             best_count, best_rate = count, rate
     return best_count

@@ -12,13 +12,11 @@ from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.lookup import PromptLookup
 from ssd_core.policies.grow import GrowBestFirst, GrowChain, GrowFanOut
 from ssd_core.policies.submit import SubmitTree, worthwhile
+from ssd_core.round_cost import START_S, RoundCost
 from ssd_core.sampling import TokenRule
 from ssd_core.session import GUESS_EDGE, TargetSession
 from ssd_core.tree import Candidates, SpeculationTree
 from ssd_core.types import GenerationRequest, StepTimes
-
-FLAT = StepTimes((1, 100), (0.010, 0.010))
-STEEP = StepTimes((1, 11), (0.010, 0.110))
 
 
 def evaluated_root(*children: tuple[int, float]) -> SpeculationTree:
@@ -78,12 +76,21 @@ def test_fan_out_first_evaluates_the_end_of_the_chain() -> None:
 
 def test_nodes_are_submitted_while_they_are_worth_their_time() -> None:
     gains = [0.9, 0.8, 0.5, 0.2, 0.05]
-    assert worthwhile(gains, 1, 1.0, FLAT, 0.0) == 5, "free nodes are all worth it"
-    assert worthwhile(gains, 1, 1.0, STEEP, 0.0) == 0, "a node that costs as much as a pass never is"
-    middling = StepTimes((1, 11), (0.010, 0.030))
-    rates = [(1 + sum(gains[:n])) / middling.at(1 + n) for n in range(6)]
-    assert worthwhile(gains, 1, 1.0, middling, 0.0) == max(range(6), key=rates.__getitem__)
-    assert worthwhile([], 1, 1.0, FLAT, 0.0) == 0
+    assert worthwhile(gains, 1.0, lambda n: 0.010) == 5, "free nodes are all worth it"
+    assert worthwhile(gains, 1.0, lambda n: 0.010 * (1 + n)) == 0, "a node that costs as much as a pass never is"
+    rates = [(1 + sum(gains[:n])) / (0.010 + 0.002 * n) for n in range(6)]
+    assert worthwhile(gains, 1.0, lambda n: 0.010 + 0.002 * n) == max(range(6), key=rates.__getitem__)
+    assert worthwhile([], 1.0, lambda n: 0.010) == 0
+
+
+def test_what_a_round_costs_is_learned_for_each_number_of_sessions() -> None:
+    cost = RoundCost(StepTimes((1, 11), (0.010, 0.020)))
+    assert cost.seconds(1, 1) == pytest.approx(0.010 + START_S) and cost.seconds(8, 11) == pytest.approx(0.020 + START_S)
+    for _ in range(200):
+        cost.observe(2, 6, 0.015 + 0.004)
+    assert cost.seconds(2, 1) == pytest.approx(0.014, rel=1e-3) and cost.seconds(2, 11) == pytest.approx(0.024, rel=1e-3)
+    assert cost.seconds(5, 1) == pytest.approx(0.014, rel=1e-3), "more sessions cost at least as much, until they have told themselves"
+    assert cost.seconds(1, 1) == pytest.approx(0.010 + START_S), "one session costs no more for it"
 
 
 def test_step_times_between_and_beyond_the_measured_sizes() -> None:

@@ -2,49 +2,58 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from ssd_core.config import SamplingParams
-from ssd_core.noise import NoiseCache, gumbel, philox
+from ssd_core.noise import NoiseCache, gumbel, gumbel_by_torch, philox
 from ssd_core.sampling import TokenRule, mask_tail, target_probabilities
 
-# Known answers of Philox-4x32-10, from the Random123 distribution: counter, key, result.
+# Known answers of Philox-4x64-10, from the Random123 distribution: counter, key, result.
 KNOWN_ANSWERS = [
-    ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((0xFFFFFFFF,) * 4, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    ((0,) * 4, (0, 0), (0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B)),
+    ((2**64 - 1,) * 4, (2**64 - 1,) * 2, (0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0)),
     (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        0x299F31D0_A4093822,
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        (0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89),
+        (0x452821E638D01377, 0xBE5466CF34E90C6C),
+        (0xA528F45403E61D95, 0x38C72DBD566E9788, 0xA5A1610E72FD18B5, 0x57BD43B5E52B7FE6),
     ),
 ]
+CPU = torch.device("cpu")
 LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.2, 0.0, -0.5, -1.0, -3.0])
 NUM_DRAWS = 20_000
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
-def test_philox_gives_its_known_answers(counter: tuple, key: int, expected: tuple) -> None:
-    words = philox(tuple(torch.tensor([c]) for c in counter), key)
-    assert tuple(int(word) for word in words) == expected
+def test_philox_gives_its_known_answers(counter: tuple, key: tuple, expected: tuple) -> None:
+    words = philox(tuple(torch.from_numpy(np.array([c], np.uint64).view(np.int64)) for c in counter), key)
+    assert tuple(int(word) % 2**64 for word in words) == expected
+
+
+@pytest.mark.parametrize("vocab_size", [8, 50, 4096])
+@pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])
+def test_noise_is_the_same_by_numpy_and_by_torch(seed: int, vocab_size: int) -> None:
+    positions = [0, 1, 33, 100_000]
+    assert torch.equal(gumbel(seed, positions, vocab_size, CPU), gumbel_by_torch(seed, torch.tensor(positions), vocab_size))
 
 
 def test_noise_depends_on_seed_position_and_token_alone() -> None:
-    whole = gumbel(7, torch.arange(40), 50)
-    assert torch.equal(gumbel(7, torch.tensor([33]), 50)[0], whole[33])
-    assert torch.equal(gumbel(7, torch.arange(40), 20), whole[:, :20])
-    assert torch.equal(NoiseCache(7, 50, torch.device("cpu")).rows([33, 5, 33]), whole[[33, 5, 33]])
-    assert not torch.equal(gumbel(8, torch.arange(40), 50), whole)
+    whole = gumbel(7, range(40), 50, CPU)
+    assert torch.equal(gumbel(7, [33], 50, CPU)[0], whole[33])
+    assert torch.equal(gumbel(7, range(40), 20, CPU), whole[:, :20])
+    assert torch.equal(NoiseCache(7, 50, CPU).rows([33, 5, 33]), whole[[33, 5, 33]])
+    assert not torch.equal(gumbel(8, range(40), 50, CPU), whole)
     assert whole.flatten().unique().numel() == whole.numel()
 
 
 def test_the_cache_forgets_what_is_committed() -> None:
-    cache = NoiseCache(7, 50, torch.device("cpu"))
+    cache = NoiseCache(7, 50, CPU)
     cache.rows(list(range(64)))
     cache.forget_before(40)
-    assert sorted(cache._blocks) == [2, 3]
-    assert torch.equal(cache.rows([3])[0], gumbel(7, torch.tensor([3]), 50)[0])
+    assert sorted(cache._blocks) == list(range(40, 64))
+    assert torch.equal(cache.rows([3])[0], gumbel(7, [3], 50, CPU)[0])
 
 
 def draws(rule: TokenRule, num_draws: int = NUM_DRAWS) -> torch.Tensor:
@@ -85,7 +94,7 @@ def test_sampled_tokens_follow_the_target_distribution(fields: dict) -> None:
 def test_the_frequency_test_fails_when_the_rule_is_broken() -> None:
     """Without the temperature on the noise, and with noise that two positions share, the same test must object."""
     tempered = target_probabilities(LOGITS[None], SamplingParams(temperature=0.5))[0]
-    noise = gumbel(11, torch.arange(NUM_DRAWS), len(LOGITS))
+    noise = gumbel(11, range(NUM_DRAWS), len(LOGITS), CPU)
     assert p_value((LOGITS + 0.5 * noise).argmax(-1), tempered) > 1e-3
     assert p_value((LOGITS + noise).argmax(-1), tempered) < 1e-6
     assert p_value((LOGITS + 0.5 * noise.abs()).argmax(-1), tempered) < 1e-6
@@ -94,7 +103,7 @@ def test_the_frequency_test_fails_when_the_rule_is_broken() -> None:
 
 
 def test_seeds_and_positions_are_independent() -> None:
-    by_seed = torch.stack([(LOGITS + gumbel(seed, torch.arange(4), len(LOGITS))).argmax(-1) for seed in range(2500)])
+    by_seed = torch.stack([(LOGITS + gumbel(seed, range(4), len(LOGITS), CPU)).argmax(-1) for seed in range(2500)])
     joint = torch.bincount(by_seed[:, 0] * 8 + by_seed[:, 1], minlength=64).double()
     p = LOGITS.softmax(-1).double()
     expected = torch.outer(p, p).flatten()

@@ -35,9 +35,9 @@ def test_the_store_stays_sound_under_any_history(history: list[tuple], random: o
             for growth in {sent[-1], random.choice(sent)}:  # an old one again, too: late or a duplicate
                 store.ingest(growth)
         else:
-            is_hit = store.look_up("a", path)
+            store.advance("a", path)
             tokens.extend(path)
-            assert is_hit == bool(store["a"].tree.root.children)
+            assert store.look_up("a") == bool(store["a"].tree.root.children)
         store.check_integrity()
         tree = store["a"].tree
         assert tree.length == len(tokens) and tree.root.id == sequence_id(tokens)
@@ -88,11 +88,24 @@ def test_a_guess_is_a_hit_only_when_the_draft_has_proposed_it_too() -> None:
     store = SpeculationStore(VOCAB)
     tree = store.open("a", (1, 2)).tree
     tree.guess(tree.root, (3, 4, 5), 0.5)
-    assert not store.look_up("a", (3,)), "only our own guess hangs below it"
+    store.advance("a", (3,))
+    assert not store.look_up("a"), "only our own guess hangs below it"
     store.ingest(Growth("a", 2, (tree.root.id,), (4,), (0.8,)))
     assert store.counters.ingested == 1 and tree.reach(tree.root.children[4]) == pytest.approx(0.8)
     store.ingest(Growth("a", 2, (tree.root.children[4].id,), (5,), (0.7,)))
-    assert store.look_up("a", (4,))
+    store.advance("a", (4,))
+    assert store.look_up("a")
+
+
+def test_what_was_grown_where_the_target_did_not_go_is_late_and_the_rest_hangs_below_the_outcome() -> None:
+    store = SpeculationStore(VOCAB)
+    tree = store.open("a", (1, 2)).tree
+    taken, other = sequence_id((1, 2, 3)), sequence_id((1, 2, 4))
+    store.advance("a", (3,))
+    store.ingest(Growth("a", 2, (sequence_id((1, 2)), taken, other), (3, 5, 6), (0.9, 0.8, 0.7)))
+    assert store.look_up("a") and store.counters.late == 2 and store.counters.ingested == 1
+    assert tree.reach(tree.root.children[5]) == pytest.approx(0.8)
+    store.check_integrity()
 
 
 def test_an_outcome_that_nobody_guessed_makes_a_fresh_root() -> None:

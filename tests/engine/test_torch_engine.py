@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ssd_core.engine import attention
 from ssd_core.engine.base import TRUNK_END, Part
 from ssd_core.engine.torch_engine import TorchEngine
 from ssd_core.errors import CapacityError, ConfigError
@@ -68,9 +69,10 @@ def test_survivors_keep_their_place_after_an_advance_without_recomputation(name:
     assert_stock(name, logits, [[*trunk, 12, 15, 50], [*trunk, 13, 51], [*trunk, 52]])
 
 
+@pytest.mark.parametrize("padded_pairs", [0, 400, 10**9], ids=["each alone", "in groups", "all together"])
 @architectures
-def test_a_batch_of_uneven_sessions_equals_one_by_one(name: str) -> None:
-    """A long prompt chunk among them attends in a group of its own."""
+def test_a_batch_of_uneven_sessions_equals_one_by_one(name: str, padded_pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "MAX_PADDED_PAIRS", padded_pairs)
     randomness = random.Random(0)
     engine = new_engine(name)
     prompts = {f"s{i}": [randomness.randrange(VOCAB_SIZE) for _ in range(length)] for i, length in enumerate((1, 3, 4, 11, 12, 20, 25, 2))}
@@ -91,6 +93,17 @@ def test_a_batch_of_uneven_sessions_equals_one_by_one(name: str) -> None:
         first = 2 + part.logits_from
         sequences += [prompts[part.session_id] + path_tokens(node, tokens, parents) for node in range(first, len(tokens))]
     assert_stock(name, logits, sequences)
+
+
+def test_sessions_attend_in_groups_that_waste_little_on_padding() -> None:
+    num_new, num_columns = [1, 200, 4, 13, 1, 2, 4, 3, 1], [300, 200, 290, 310, 320, 300, 300, 300, 4000]
+    groups = attention.alike(num_new, num_columns)
+    assert sorted(i for group in groups for i in group) == list(range(9)) and len(groups) < 9
+    for group in groups:
+        pairs = len(group) * max(num_new[i] for i in group) * max(num_columns[i] for i in group)
+        assert pairs - sum(num_new[i] * num_columns[i] for i in group) <= attention.MAX_PADDED_PAIRS
+    assert [1] in groups and [3] in groups, "a prompt and a large tree pad nobody"
+    assert attention.alike([1] * 8, [300] * 8) == [list(range(8))]
 
 
 @architectures
