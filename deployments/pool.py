@@ -63,9 +63,11 @@ class SpeculatorPool:
 
     # ------------------------------------------------------------ for targets
 
-    async def lease(self, target_id: str, session_ids: Sequence[str]) -> tuple[Grant, ...]:
+    async def lease(self, target_id: str, session_ids: Sequence[str], released: Sequence[str] = ()) -> tuple[Grant, ...]:
+        """A draft for each session. `released`: sessions that have ended meanwhile."""
         await self.start()
         self._heard[target_id] = time.monotonic()
+        await self.release(released)
         return tuple(Grant(session_id, self._leases.lease(target_id, session_id) or "") for session_id in session_ids)
 
     async def release(self, session_ids: Sequence[str]) -> None:

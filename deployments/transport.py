@@ -33,8 +33,8 @@ from ssd_core.types import GrowthReport, Outcome, SessionOpen
 
 logger = logging.getLogger(__name__)
 
-LEASE_RETRY_S = 0.1
-"""Pause before sessions without a draft ask for one again."""
+LEASE_PAUSE_S = 0.1
+"""Before sessions without a draft ask for one again; and before a lease is given back by a call of its own, not with the next request."""
 POOL_TIMEOUT_S = 5.0
 
 
@@ -230,9 +230,10 @@ class RayDraftLink:
 
     def _lease(self) -> None:
         retry: set[str] = set()
+        released: list[str] = []
         while True:
             try:
-                batch = [self._requests.get(timeout=LEASE_RETRY_S if retry else None)]
+                batch = [self._requests.get(timeout=LEASE_PAUSE_S if retry or released else None)]
             except queue.Empty:
                 batch = []
             batch += [self._requests.get() for _ in range(self._requests.qsize())]
@@ -243,22 +244,24 @@ class RayDraftLink:
                     self._needs_open |= retry & self._sessions
                 retry = set()
             openings = [item for item in batch if isinstance(item, SessionOpen)]
-            released = [item.session_id for item in batch if isinstance(item, Release)]
+            released += [item.session_id for item in batch if isinstance(item, Release)]
             try:
                 if openings:
-                    retry |= self._take_homes(openings)
-                if released:
-                    self._current_pool().release.options(num_returns=0).remote(released)
-            except (RayError, ValueError) as error:  # the pool died or is not found yet
+                    told, released = released, []
+                    retry |= self._take_homes(openings, told)
+                elif released and not batch:
+                    told, released = released, []
+                    self._current_pool().release.options(num_returns=0).remote(told)
+            except (RayError, ValueError) as error:  # the pool died or is not found yet; what was released, the next beat says
                 logger.warning("no lease: %s", str(error).partition("\n")[0])
                 self._pool = None
                 retry |= {opening.session_id for opening in openings}
 
-    def _take_homes(self, openings: Sequence[SessionOpen]) -> set[str]:
+    def _take_homes(self, openings: Sequence[SessionOpen], released: Sequence[str]) -> set[str]:
         """Lease a draft for each and hand the openings to the sender. Returns the sessions that got none."""
         pool = self._current_pool()
         by_session = {opening.session_id: opening for opening in openings}
-        grants: tuple[Grant, ...] = ray.get(pool.lease.remote(self._target_id, tuple(by_session)), timeout=POOL_TIMEOUT_S)
+        grants: tuple[Grant, ...] = ray.get(pool.lease.remote(self._target_id, tuple(by_session), released), timeout=POOL_TIMEOUT_S)
         failed: set[str] = set()
         for grant in grants:
             if not grant.draft or grant.draft in self._dead or not self._meet(pool, grant.draft):

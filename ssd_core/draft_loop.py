@@ -23,7 +23,7 @@ from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError
 from ssd_core.lookup import PromptLookup
 from ssd_core.policies.grow import GrowPolicy, build_grow_policy
-from ssd_core.sampling import TokenRule
+from ssd_core.sampling import Rows, TokenRule, scores
 from ssd_core.tree import NOT_EVALUATED, Candidates, Node, SpeculationTree
 from ssd_core.types import Growth, GrowthReport, Outcome, SessionOpen
 
@@ -58,13 +58,13 @@ class DraftSession:
         """What to evaluate next, best first; empty while the root is not evaluated, or when nothing is left to grow."""
         self.told_exhausted_at = -1
 
-    def look_ahead(self, best: Node) -> list[Node]:
+    def look_ahead(self, best: Node, step_room: int) -> list[Node]:
         """Guesses by prompt look-up of what follows the best chosen node, to be evaluated in the same step: where they are right, the tree
         grows several levels at once. Their edges are set by the draft's own logits right after."""
-        if self.lookup is None:
+        room = min(step_room, self.growth_limit - self.num_region - len(self.plan), self.policy.lookup_tokens)
+        if self.lookup is None or room <= 0:
             return []
-        room = self.growth_limit - self.num_region - len(self.plan)
-        return self.tree.guess(best, self.lookup.guess(self.tree.path_to(best), min(room, self.policy.lookup_tokens)), 1.0)
+        return self.tree.guess(best, self.lookup.guess(self.tree.path_to(best), room), 1.0)
 
     def remember(self, node: Node, follower: int) -> None:
         """What the draft thinks comes after `node`, so that it need not be asked again to look ahead where the same tokens meet."""
@@ -128,7 +128,7 @@ class DraftLoop:
         engine: Engine,
         *,
         eos_token_ids: Sequence[int] = (),
-        max_step_nodes: int = 24,
+        max_step_nodes: int = 16,
         prefill_chunk_tokens: int = 256,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -260,7 +260,8 @@ class DraftLoop:
     # ------------------------------------------------------------ choose
 
     def _choose(self) -> list[Batch]:
-        """Committed tokens that still have to be evaluated come first, within a budget; then the best nodes of all sessions."""
+        """Committed tokens that still have to be evaluated come first, within a budget; then the best nodes of all sessions; and where that
+        leaves room in the step, guesses of what follows them."""
         batches: list[Batch] = []
         budget = self._prefill_chunk_tokens
         offers: list[Offer] = []
@@ -272,12 +273,16 @@ class DraftLoop:
                 if chunk:
                     batches.append(Batch(session, chunk, (), len(chunk) == len(pending)))
             offers.extend(Offer(session.tree.reach(node), session, node) for node in session.plan)
+        best_offers = heapq.nlargest(self._max_step_nodes, offers, key=attrgetter("reach"))
+        room = self._max_step_nodes - len(best_offers)
         chosen: dict[str, list[Node]] = {}
-        for offer in heapq.nlargest(self._max_step_nodes, offers, key=attrgetter("reach")):
+        for offer in best_offers:
             chosen.setdefault(offer.session.id, []).append(offer.node)
         for session_id, nodes in chosen.items():
             session = self._sessions[session_id]
-            batches.append(Batch(session, (), (*nodes, *session.look_ahead(nodes[0])), True))
+            ahead = session.look_ahead(nodes[0], room)
+            room -= len(ahead)
+            batches.append(Batch(session, (), (*nodes, *ahead), True))
         return batches
 
     # ------------------------------------------------------------ evaluate
@@ -305,14 +310,13 @@ class DraftLoop:
         if not batches:
             return []
         evaluated = [batch.nodes or (batch.session.tree.root,) for batch in batches]
-        rows = logits.split([len(nodes) for nodes in evaluated])
-        scores = [
-            batch.session.rule.scores(part, [node.position + 1 for node in nodes], [batch.session.tree.path_to(node) for node in nodes])
-            for batch, nodes, part in zip(batches, evaluated, rows, strict=True)
+        parts = [
+            Rows(batch.session.rule, [node.position + 1 for node in nodes], [batch.session.tree.path_to(node) for node in nodes])
+            for batch, nodes in zip(batches, evaluated, strict=True)
         ]
-        best = (scores[0] if len(scores) == 1 else torch.cat(scores)).topk(NUM_CANDIDATES)
+        best = scores(parts, logits).topk(NUM_CANDIDATES)
         values = best.values.cpu().numpy()
-        scales = [self._calibrations[batch.session.is_greedy].scale for batch in batches for _ in batch.nodes or (batch.session.tree.root,)]
+        scales = [self._calibrations[batch.session.is_greedy].scale for batch, nodes in zip(batches, evaluated, strict=True) for _ in nodes]
         edges = softmax(values, np.array(scales)[:, None])
         proposals = map(Proposal, best.indices.tolist(), values.tolist(), edges.tolist())
         return [self._propose(batch.session, nodes, proposals) for batch, nodes in zip(batches, evaluated, strict=True)]
@@ -323,15 +327,15 @@ class DraftLoop:
         tokens: list[int] = []
         edges: list[float] = []
         policy = session.policy
-        for node, (candidates, scores, probabilities) in zip(nodes, proposals, strict=False):
-            has_opinion = scores[0] > float("-inf")  # else NaN, or nothing allowed
+        for node, (candidates, node_scores, probabilities) in zip(nodes, proposals, strict=False):
+            has_opinion = node_scores[0] > float("-inf")  # else NaN, or nothing allowed
             likely = dict(zip(candidates, probabilities, strict=True)) if has_opinion else {}
             for guess in node.children.values():
                 session.tree.confirm(guess, likely.get(guess.token, 0.0))
             if not likely:
                 continue
             session.remember(node, candidates[0])
-            node.candidates = Candidates(tuple(candidates), tuple(scores))
+            node.candidates = Candidates(tuple(candidates), tuple(node_scores))
             for rank, (token, edge) in enumerate(islice(likely.items(), policy.num_children)):
                 if rank == 0 or edge >= policy.min_edge:
                     session.tree.add(node, token, edge)

@@ -86,9 +86,9 @@ class NoiseCache:
         self._size = 1 if device.type == "cpu" else _BLOCK_POSITIONS
         self._blocks: dict[int, torch.Tensor] = {}
 
-    def rows(self, positions: Sequence[int]) -> torch.Tensor:
-        """Noise [P, V] for the given positions."""
-        return torch.stack([self._block(p // self._size)[p % self._size] for p in positions])
+    def row(self, position: int) -> torch.Tensor:
+        """[V]"""
+        return self._block(position // self._size)[position % self._size]
 
     def forget_before(self, position: int) -> None:
         first = position // self._size

@@ -10,7 +10,8 @@ rule on its own logits. N = rows (nodes), V = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,10 +49,13 @@ class TokenRule:
             self._count(tokens[num_prompt_tokens:])
 
     @property
-    def is_plain_greedy(self) -> bool:
-        """Scores are the logits themselves, so that many sessions can share one arg-max."""
-        sampling = self._sampling
-        return self._noise is None and self._bias is None and not self._has_penalties and sampling.min_tokens == 0
+    def is_plain(self) -> bool:
+        """Scores are the logits with noise, if any: nothing is added, masked or forbidden."""
+        return self._bias is None and not (self._has_penalties or self._masks_tail or self._sampling.min_tokens)
+
+    @property
+    def temperature(self) -> float:
+        return self._sampling.temperature
 
     def commit(self, tokens: Sequence[int], length: int) -> None:
         """`tokens` have been added to the sequence, which is now `length` long."""
@@ -61,21 +65,19 @@ class TokenRule:
         if self._noise is not None:
             self._noise.forget_before(length)
 
-    def scores(self, logits: torch.Tensor, positions: Sequence[int], paths: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Scores [N, V] of the token at `positions[i]`, given logits [N, V] of nodes whose speculated path (tokens after the committed
-        ones) is `paths[i]`. The highest score is the token."""
-        if self.is_plain_greedy:
-            return logits
+    def noise(self, position: int) -> torch.Tensor:
+        """[V], for a temperature above 0."""
+        assert self._noise is not None
+        return self._noise.row(position)
+
+    def processed(self, logits: torch.Tensor, positions: Sequence[int], paths: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The logits z [N, V] after bias, penalties and masks. Row i decides the token at `positions[i]`, after the speculated tokens
+        `paths[i]` (those after the committed ones)."""
         z = logits if self._bias is None else logits + self._bias
         if self._has_penalties:
             z = self._penalise(z, paths)
         z = self._forbid_early_end(z, positions)
-        if self._noise is None:
-            return z
-        temperature = self._sampling.temperature
-        if self._masks_tail:
-            z = mask_tail(z, temperature, self._sampling)
-        return torch.add(z, self._noise.rows(positions), alpha=temperature)
+        return mask_tail(z, self.temperature, self._sampling) if self._masks_tail and self._noise is not None else z
 
     def _count(self, tokens: Sequence[int]) -> None:
         if tokens:
@@ -101,6 +103,34 @@ class TokenRule:
             z = z.clone()
             z[torch.tensor(early)[:, None], torch.tensor(self._ends)] = _NEVER
         return z
+
+
+class Rows(NamedTuple):
+    """One session's rows of logits: the positions that they decide, and the speculated tokens before each."""
+
+    rule: TokenRule
+    positions: Sequence[int]
+    paths: Sequence[Sequence[int]]
+
+
+def scores(parts: Sequence[Rows], logits: torch.Tensor) -> torch.Tensor:
+    """Scores [N, V] of all parts' rows, given their logits [N, V] in order. In each row the highest is the token."""
+    if not all(part.rule.is_plain for part in parts):
+        rows = logits.split([len(part.positions) for part in parts])
+        logits = torch.cat([part.rule.processed(own, part.positions, part.paths) for part, own in zip(parts, rows, strict=True)])
+    sampled = [(i, part.rule, position) for i, (part, position) in enumerate(_flat(parts)) if part.rule.temperature > 0]
+    if not sampled:
+        return logits
+    # Product and sum are rounded one after the other, whatever the batch: a token must not hang on who else is in it.
+    noise = torch.stack([rule.noise(position) for _, rule, position in sampled])
+    noise *= torch.tensor([[rule.temperature] for _, rule, _ in sampled], device=noise.device)
+    if len(sampled) == len(logits):
+        return noise.add_(logits)
+    return logits.index_add(0, torch.tensor([i for i, _, _ in sampled], device=noise.device), noise)
+
+
+def _flat(parts: Sequence[Rows]) -> Iterator[tuple[Rows, int]]:
+    return ((part, position) for part in parts for position in part.positions)
 
 
 def choices(scores: torch.Tensor) -> tuple[list[int], list[bool]]:

@@ -23,7 +23,7 @@ from ssd_core.link import DraftLink
 from ssd_core.loop_stats import LoopCounters, LoopStats
 from ssd_core.policies.submit import build_submit_policy, worthwhile
 from ssd_core.round_cost import RoundCost
-from ssd_core.sampling import TokenRule, choices
+from ssd_core.sampling import Rows, TokenRule, choices, scores
 from ssd_core.session import Sink, TargetSession, logprobs_of
 from ssd_core.store import SpeculationStore
 from ssd_core.tree import Node
@@ -359,7 +359,7 @@ class TargetLoop:
         entries = this_round.entries
         sizes = [1 + len(entry.nodes) if entry.is_last_chunk else 0 for entry in entries]
         starts = [0, *accumulate(sizes)]
-        chosen, is_finite = self._choices(entries, sizes, logits)
+        chosen, is_finite = self._choices(entries, logits)
         verdicts: list[Verdict] = []
         for i, entry in enumerate(entries):
             rows = slice(starts[i], starts[i + 1])
@@ -371,16 +371,9 @@ class TargetLoop:
                 verdicts.extend(self._commit_entry(entry, chosen[rows], logits[rows]))
         return verdicts
 
-    def _choices(self, entries: Sequence[Entry], sizes: Sequence[int], logits: torch.Tensor) -> tuple[list[int], list[bool]]:
+    def _choices(self, entries: Sequence[Entry], logits: torch.Tensor) -> tuple[list[int], list[bool]]:
         """The token rule at every row, and whether its score is a number."""
-        if all(entry.session.rule.is_plain_greedy for entry in entries):
-            return choices(logits)
-        scores = [
-            entry.session.rule.scores(rows, *_positions_and_paths(entry, self._store[entry.session.id].tree.root))
-            for entry, rows in zip(entries, logits.split(list(sizes)), strict=True)
-            if entry.is_last_chunk
-        ]
-        return choices(torch.cat(scores) if scores else logits)
+        return choices(scores([_rows(entry, self._store[entry.session.id].tree.root) for entry in entries if entry.is_last_chunk], logits))
 
     def _commit_entry(self, entry: Entry, chosen: list[int], logits: torch.Tensor) -> list[Verdict]:
         session = entry.session
@@ -466,10 +459,10 @@ class TargetLoop:
             raise InvalidRequestError("max_tokens", f"needs {self._cells(request, max_nodes)} KV cells, there are {self._engine.num_cells}")
 
 
-def _positions_and_paths(entry: Entry, root: Node) -> tuple[list[int], list[list[int]]]:
-    """For the root's row and every submitted node's: the position its logits decide, and the speculated tokens before it."""
+def _rows(entry: Entry, root: Node) -> Rows:
+    """The root's row and every submitted node's."""
     paths: dict[int, list[int]] = {root.id: []}
     for node in entry.nodes:
         assert node.parent is not None
         paths[node.id] = [*paths[node.parent.id], node.token]
-    return [root.position + 1, *(node.position + 1 for node in entry.nodes)], list(paths.values())
+    return Rows(entry.session.rule, [root.position + 1, *(node.position + 1 for node in entry.nodes)], list(paths.values()))

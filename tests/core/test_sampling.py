@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from ssd_core.config import SamplingParams
 from ssd_core.noise import NoiseCache, gumbel, gumbel_by_torch, philox
-from ssd_core.sampling import TokenRule, mask_tail, target_probabilities
+from ssd_core.sampling import Rows, TokenRule, mask_tail, scores, target_probabilities
 
 # Known answers of Philox-4x64-10, from the Random123 distribution: counter, key, result.
 KNOWN_ANSWERS = [
@@ -43,23 +43,24 @@ def test_noise_depends_on_seed_position_and_token_alone() -> None:
     whole = gumbel(7, range(40), 50, CPU)
     assert torch.equal(gumbel(7, [33], 50, CPU)[0], whole[33])
     assert torch.equal(gumbel(7, range(40), 20, CPU), whole[:, :20])
-    assert torch.equal(NoiseCache(7, 50, CPU).rows([33, 5, 33]), whole[[33, 5, 33]])
+    assert all(torch.equal(NoiseCache(7, 50, CPU).row(position), whole[position]) for position in (33, 5))
     assert not torch.equal(gumbel(8, range(40), 50, CPU), whole)
     assert whole.flatten().unique().numel() == whole.numel()
 
 
 def test_the_cache_forgets_what_is_committed() -> None:
     cache = NoiseCache(7, 50, CPU)
-    cache.rows(list(range(64)))
+    for position in range(64):
+        cache.row(position)
     cache.forget_before(40)
     assert sorted(cache._blocks) == list(range(40, 64))
-    assert torch.equal(cache.rows([3])[0], gumbel(7, [3], 50, CPU)[0])
+    assert torch.equal(cache.row(3), gumbel(7, [3], 50, CPU)[0])
 
 
 def draws(rule: TokenRule, num_draws: int = NUM_DRAWS) -> torch.Tensor:
     """Tokens chosen at `num_draws` positions from the same logits."""
     rows = LOGITS.repeat(num_draws, 1)
-    return rule.scores(rows, range(num_draws), [()] * num_draws).argmax(-1)
+    return scores([Rows(rule, range(num_draws), [()] * num_draws)], rows).argmax(-1)
 
 
 def p_value(tokens: torch.Tensor, probabilities: torch.Tensor) -> float:
@@ -125,9 +126,9 @@ def test_penalties_count_the_speculated_path_as_generated() -> None:
     fields = {"repetition_penalty": 2.0, "presence_penalty": 0.5, "frequency_penalty": 0.25}
     sampling = SamplingParams(**fields)
     fresh = TokenRule(sampling, (0, 1), 1, len(LOGITS), ())  # prompt 0, generated 1
-    speculated = fresh.scores(LOGITS[None].clone(), [4], [(2, 2)])[0]
+    speculated = scores([Rows(fresh, [4], [(2, 2)])], LOGITS[None])[0]
     fresh.commit((2, 2), 4)
-    committed = fresh.scores(LOGITS[None].clone(), [4], [()])[0]
+    committed = scores([Rows(fresh, [4], [()])], LOGITS[None])[0]
     assert torch.equal(speculated, committed)
     expected = LOGITS.clone()
     expected[0] /= 2.0  # prompt: repetition alone
@@ -138,9 +139,24 @@ def test_penalties_count_the_speculated_path_as_generated() -> None:
 
 def test_bias_and_min_tokens() -> None:
     rule = TokenRule(SamplingParams(logit_bias={3: 10.0}, min_tokens=2, stop_token_ids=(1,)), (0,), 1, len(LOGITS), (0,))
-    scores = rule.scores(LOGITS.repeat(3, 1), [1, 2, 3], [(), (4,), (4, 5)])
-    assert scores[:2, [0, 1]].isneginf().all() and scores[2].isfinite().all()
-    assert scores.argmax(-1).tolist() == [3, 3, 3]
+    rows = scores([Rows(rule, [1, 2, 3], [(), (4,), (4, 5)])], LOGITS.repeat(3, 1))
+    assert rows[:2, [0, 1]].isneginf().all() and rows[2].isfinite().all()
+    assert rows.argmax(-1).tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "others", [{}, {"temperature": 0.7}, {"temperature": 1.0, "top_p": 0.8}, {"temperature": 1.3, "presence_penalty": 1.0}]
+)
+def test_a_sessions_scores_do_not_hang_on_who_else_is_in_the_batch(others: dict) -> None:
+    logits = torch.randn(5, 64, generator=torch.Generator().manual_seed(3)) * 3
+    plain, greedy, other = (
+        TokenRule(SamplingParams(**sampling), (0,), 1, 64, ()) for sampling in ({"temperature": 0.8, "seed": 5}, {}, others)
+    )
+    own = Rows(plain, [7, 8], [(), (1,)])
+    alone = scores([own], logits[1:3])
+    batch = scores([Rows(greedy, [3], [()]), own, Rows(other, [9, 10], [(), (2,)])], logits)
+    assert torch.equal(batch[1:3], alone) and torch.equal(batch[0], logits[0])
+    assert torch.equal(batch[3:], scores([Rows(other, [9, 10], [(), (2,)])], logits[3:]))
 
 
 def test_temperature_near_zero_is_greedy() -> None:
