@@ -20,6 +20,9 @@ from ssd_core.types import Growth, GrowthReport
 
 logger = logging.getLogger(__name__)
 
+NICENESS = 5
+"""Where target and draft share a machine's last cores, what must wait is speculation, not verification."""
+
 
 class ReportStream:
     """Reports for one target. What gathers while one is on its way leaves together as one message."""
@@ -85,7 +88,12 @@ class DraftServer:
         self.num_steps = 0
         self.num_nodes = 0
         self._thread = LoopThread(
-            "draft", self._step, self._wait, num_threads=config.engine.num_threads, on_failure=lambda reason: self._hang_up()
+            "draft",
+            self._step,
+            self._wait,
+            num_threads=config.engine.num_threads,
+            niceness=NICENESS,
+            on_failure=lambda reason: self._hang_up(),
         )
         self._thread.start()
         logger.info("draft ready: %s", engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -28,11 +29,14 @@ class LoopThread:
         wait: Callable[[float], None],
         *,
         num_threads: int = 1,
+        niceness: int = 0,
         on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        """`niceness`: how far this thread stands back, where cores are short, behind others of its process's priority."""
         self._step = step
         self._wait = wait
         self._num_threads = num_threads
+        self._niceness = niceness
         self._on_failure = on_failure
         self._is_stopping = False
         self.failure = ""
@@ -58,6 +62,7 @@ class LoopThread:
 
     def _run(self) -> None:
         torch.set_num_threads(self._num_threads)  # OpenMP keeps this number per thread
+        os.nice(self._niceness)  # on Linux it is the thread's own, too
         try:
             while not self._is_stopping:
                 if not self._step():

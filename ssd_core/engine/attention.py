@@ -22,9 +22,9 @@ from transformers import AttentionInterface
 from ssd_core.engine.kv import SessionCells
 
 ATTENTION_NAME = "ssd_tree"
-MAX_PADDED_PAIRS = 2048
+MAX_PADDED_PAIRS = 1024
 """Pairs of query and key that a group may compute for nothing, where its sessions are padded to the longest. More of them cost more than a
-second group's operations do (measured on a CPU: seven nodes of 300 tokens)."""
+second group's operations do (measured on a CPU with eight sessions of 300 tokens)."""
 UNSEEN_OR_SEEN = np.array([-np.inf, 0.0], dtype=np.float32)
 """A mask's value by whether the node is seen."""
 

@@ -2,7 +2,7 @@
 
     python -m ssd_core.training.pair tokenizer --work DIR
     python -m ssd_core.training.pair target    --work DIR --minutes 9
-    python -m ssd_core.training.pair draft     --work DIR --minutes 9
+    python -m ssd_core.training.pair draft     --work DIR --minutes 9 [--warm-start DRAFT]
 
 Each stage reads what the one before it left in DIR, so that a stage can be repeated alone. The learning-rate schedule
 follows elapsed time, not a step count: a faster device sees more tokens in the same minutes (the model card says how many).
@@ -12,6 +12,7 @@ A GPU is assumed; a CPU works and is slow.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -27,6 +28,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from ssd_core.training.corpus import PACKAGES, source_files
+from ssd_core.training.writer import Writer, gumbel_like
 
 END_OF_TEXT = "<|endoftext|>"
 VOCAB_SIZE = 4096
@@ -38,8 +40,15 @@ CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfo
 
 NUM_PROMPTS = 256
 PROMPT_TOKENS = 160
-OWN_PROMPT_TOKENS, OWN_NEW_TOKENS, OWN_BATCH = 128, 384, 4096
-"""The target's own text that the draft learns: so many corpus tokens, continued by so many, so many sequences at a time."""
+OWN_PROMPT_TOKENS, OWN_NEW_TOKENS, OWN_BATCH = 128, 192, 8192
+"""The target's own text that the draft learns: so many corpus tokens, continued by so many, so many texts at a time. Short, as requests
+are: long greedy texts run into loops, which teach little."""
+OWN_PARTS, OWN_REWRITE_STEPS = 8, 256
+"""So many batches of own text are at hand, the oldest of which is written anew every so many steps."""
+CORPUS_SHARE = 1 / 8
+"""Of the tokens of a step: the draft stays a model of long windows of plain files too."""
+GREEDY_TEMPERATURE = 0.3
+"""At which greedy text is compared, for a gradient: mostly the likeliest token counts, and how near the second is."""
 
 
 def model_config(shape: dict[str, int]) -> Qwen3Config:
@@ -166,15 +175,17 @@ def train(
     minutes: float,
     peak_learning_rate: float,
     name: str,
+    checkpoint: Path | None = None,
 ) -> int:
-    """AdamW until the time is up. Returns the number of optimiser steps. `loss_of_step` takes the progress in [0, 1]."""
+    """AdamW until the time is up. Returns the number of optimiser steps. `loss_of_step` takes the progress in [0, 1]. The weights are
+    saved to `checkpoint` once a minute."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak_learning_rate, betas=(0.9, 0.95), fused=True)
     loss_of_step(0.0).backward()  # compile outside the clock
     optimizer.zero_grad()
-    began, step = time.monotonic(), 0
+    began, step, saved = time.monotonic(), 0, 0
     while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress, peak_learning_rate)
@@ -186,6 +197,9 @@ def train(
         step += 1
         if step % 200 == 0:
             print(f"{name} step {step} progress {progress:.2f} loss {loss.item():.4f}", flush=True)
+        if checkpoint and time.monotonic() - began > 60 * (saved + 1):
+            saved += 1
+            copy.deepcopy(model).to(torch.bfloat16).save_pretrained(checkpoint)
     return step
 
 
@@ -233,85 +247,162 @@ def stage_target(work: Path, minutes: float, batch: int, length: int, peak: floa
     )
 
 
-@torch.no_grad()
-def continue_prompts(
-    model: Qwen3ForCausalLM, windows: Windows, batch: int, prompt: int, new: int, temperatures: torch.Tensor
-) -> torch.Tensor:
-    """The model's own continuations of `batch` corpus windows, `temperatures` [batch] (0 = greedy). Returns ids [batch, prompt + new]."""
-    from transformers import StaticCache
-
-    ids = windows.sample(batch)[:, :prompt]
-    cache = StaticCache(config=model.config, max_cache_len=prompt + new)
-    logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-    out = [ids]
-    for i in range(new):
-        noise = -torch.log(-torch.log(torch.rand_like(logits.float()).clamp_(1e-9, 1 - 1e-7)))
-        token = (logits.float() + temperatures[:, None] * noise).argmax(-1, keepdim=True)
-        out.append(token)
-        position = torch.full((1,), prompt + i, device=ids.device)
-        logits = model(token, past_key_values=cache, use_cache=True, position_ids=position[None], logits_to_keep=1).logits[:, -1]
-    return torch.cat(out, 1)
+# ---------------------------------------------------------------- the target's own text
 
 
-def stage_draft(work: Path, minutes: float, batch: int, length: int, peak: float, device: torch.device) -> None:
-    """Distil: KL(target || draft) on corpus text and on the target's own continuations, which is what the draft will be asked to
-    guess: a quarter of each batch at first, three quarters once the draft knows the language. A quarter of the time goes into writing
-    them."""
+class OwnText:
+    """OWN_PARTS * OWN_BATCH continuations of corpus windows by the target, with its hidden states, so that nothing has to be computed
+    twice; half of them greedy, half at temperatures from 0.7 to 1.0."""
+
+    def __init__(self, target: Qwen3ForCausalLM, corpus: Windows) -> None:
+        self._writer = Writer(target, is_fused=True)
+        self._corpus = corpus
+        self._device = next(target.parameters()).device
+        self.tokens_written = 0
+        parts = [self._write() for _ in range(OWN_PARTS)]
+        self._ids, self._states, self._temperatures = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        self._oldest = 0
+
+    def sample(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Random texts: ids [count, prompt + new], states [count, new, H], temperatures [count]."""
+        rows = torch.randint(0, len(self._ids), (count,), device=self._device)
+        return self._ids[rows], self._states[rows], self._temperatures[rows]
+
+    def rewrite_oldest(self) -> None:
+        rows = slice(self._oldest * OWN_BATCH, (self._oldest + 1) * OWN_BATCH)
+        self._ids[rows], self._states[rows], self._temperatures[rows] = self._write()
+        self._oldest = (self._oldest + 1) % OWN_PARTS
+
+    def _write(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        temperatures = 0.7 + 0.3 * torch.rand(OWN_BATCH, device=self._device)
+        temperatures[::2] = 0.0
+        prompts = self._corpus.sample(OWN_BATCH)[:, :OWN_PROMPT_TOKENS]
+        ids, states = self._writer.continue_texts(prompts, OWN_NEW_TOKENS, temperatures)
+        self.tokens_written += OWN_BATCH * OWN_NEW_TOKENS
+        return ids, states, temperatures
+
+
+# ---------------------------------------------------------------- distillation
+
+
+def divergence(logits: torch.Tensor, wanted: torch.Tensor, temperatures: torch.Tensor, acceptance_share: torch.Tensor) -> torch.Tensor:
+    """Mean over texts and positions of KL(target || draft), mixed with the probability that a guess is rejected: the total variation
+    1 - sum min(p, q) of both distributions at the text's temperature. Logits of draft and target [B, S, V], `temperatures` [B]."""
+    draft, target = logits.float(), wanted.float()
+    log_q, log_p = draft.log_softmax(-1), target.log_softmax(-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+    divisor = temperatures.clamp(min=GREEDY_TEMPERATURE)[:, None, None]
+    variation = 1 - torch.minimum((draft / divisor).softmax(-1), (target / divisor).softmax(-1)).sum(-1)
+    return ((1 - acceptance_share) * kl + acceptance_share * variation).mean()
+
+
+def stage_draft(
+    work: Path,
+    minutes: float,
+    batch: int,
+    length: int,
+    peak: float,
+    device: torch.device,
+    warm_start: Path | None = None,
+    acceptance_share: float = 0.9,
+    kl_alone: float = 1 / 3,
+) -> None:
+    """Distil on the target's own text, which is what the draft will be asked to guess and is written while the draft learns, and on
+    corpus windows of `length` tokens, CORPUS_SHARE of the `batch * length` tokens of a step. KL alone for the share `kl_alone` of the
+    time, since what is never guessed right has no gradient otherwise; then mixed with the probability of rejection."""
     torch.manual_seed(2)
     corpus = Windows(np.load(work / "train.npy"), length, device)
+    held_out = Windows(np.load(work / "held_out.npy"), length + 1, device)
     teacher = Qwen3ForCausalLM.from_pretrained(work / "target", dtype=torch.bfloat16).to(device).eval()
+    if warm_start:
+        draft = Qwen3ForCausalLM.from_pretrained(warm_start, dtype=torch.float32).to(device)
+    else:
+        draft = Qwen3ForCausalLM(model_config(DRAFT_SHAPE)).to(device)
     began = time.monotonic()
-    own: list[torch.Tensor] = []
-    temperatures = torch.tensor([0.0, 0.0, 0.7, 1.0], device=device).repeat(OWN_BATCH // 4)
-    while time.monotonic() - began < 60 * minutes * 0.25:
-        texts = continue_prompts(teacher, corpus, OWN_BATCH, OWN_PROMPT_TOKENS, OWN_NEW_TOKENS, temperatures)
-        own.append(texts[torch.randperm(OWN_BATCH, device=device)].view(-1, length))  # several to a window, as files are in the corpus
-    own_text = torch.cat(own)
-    print(f"draft: {own_text.numel():,} tokens of the target's own text, {time.monotonic() - began:.0f} s", flush=True)
+    own_text = OwnText(teacher, corpus)
+    print(f"draft: {own_text.tokens_written:,} tokens of the target's own text, {time.monotonic() - began:.0f} s", flush=True)
+    num_corpus = max(1, round(batch * CORPUS_SHARE))
+    num_own = (batch - num_corpus) * length // (OWN_PROMPT_TOKENS + OWN_NEW_TOKENS)
+    plain = torch.ones(num_corpus, device=device)
 
-    draft = Qwen3ForCausalLM(model_config(DRAFT_SHAPE)).to(device)
-
-    @torch.compile(disable=device.type != "cuda")
-    def loss_of(ids: torch.Tensor) -> torch.Tensor:
+    @torch.compile(disable=device.type != "cuda", dynamic=False)
+    def loss_of(
+        ids: torch.Tensor, states: torch.Tensor, temperatures: torch.Tensor, windows: torch.Tensor, share: torch.Tensor
+    ) -> torch.Tensor:
         with torch.no_grad():
-            wanted = teacher(ids, use_cache=False).logits.float().log_softmax(-1)
+            wanted_own = teacher.lm_head(states)
+            wanted_corpus = teacher(windows, use_cache=False).logits
         with autocast(device):
-            logits = draft(ids, use_cache=False).logits
-        return F.kl_div(logits.float().log_softmax(-1), wanted, log_target=True, reduction="none").sum(-1).mean()
+            own = draft(ids[:, :-1], use_cache=False, logits_to_keep=OWN_NEW_TOKENS).logits
+            of_corpus = draft(windows, use_cache=False).logits
+        return (1 - CORPUS_SHARE) * divergence(own, wanted_own, temperatures, share) + CORPUS_SHARE * divergence(
+            of_corpus, wanted_corpus, plain, share
+        )
+
+    calls = 0
 
     def loss_of_step(progress: float) -> torch.Tensor:
-        num_own = batch * 3 // 4 if progress > 0.35 else batch // 4
-        rows = torch.randint(0, len(own_text), (num_own,), device=device)
-        return loss_of(torch.cat([own_text[rows], corpus.sample(batch - num_own)]))
+        nonlocal calls
+        calls += 1
+        if calls % OWN_REWRITE_STEPS == 0:
+            own_text.rewrite_oldest()
+        share = torch.full((), acceptance_share if progress >= kl_alone else 0.0, device=device)
+        return loss_of(*own_text.sample(num_own), corpus.sample(num_corpus), share)
 
-    steps = train(draft, loss_of_step, minutes * 0.75, peak, "draft")
+    steps = train(draft, loss_of_step, minutes, peak, "draft", checkpoint=work / "draft")
     draft.to(torch.bfloat16).save_pretrained(work / "draft")
-    held_out = Windows(np.load(work / "held_out.npy"), length + 1, device)
+    draft.float()
     _record(
         work,
-        "draft",
+        "draft_continued" if warm_start else "draft",
         {
             "parameters": draft.num_parameters(),
             "minutes": minutes,
             "steps": steps,
+            "peak_learning_rate": peak,
+            "acceptance_share": acceptance_share,
+            "kl_alone": kl_alone,
             "corpus_tokens": len(corpus),
-            "tokens_seen": steps * batch * length,
-            "own_text_tokens": own_text.numel(),
-            "held_out_loss": held_out_loss(draft.float(), held_out),
+            "corpus_tokens_seen": steps * num_corpus * length,
+            "own_text_tokens": own_text.tokens_written,
+            "own_text_tokens_seen": steps * num_own * OWN_NEW_TOKENS,
+            "held_out_loss": held_out_loss(draft, held_out),
             **agreement(teacher, draft, held_out),
         },
     )
 
 
-@torch.no_grad()
 def agreement(target: Qwen3ForCausalLM, draft: Qwen3ForCausalLM, held_out: Windows) -> dict[str, float]:
-    """How often the draft's first (and first three) choices hold the target's greedy token, on the target's own greedy text."""
+    """`agreement_on` 256 held-out windows of 128 tokens."""
     torch.manual_seed(3)
-    ids = continue_prompts(target, held_out, 256, 128, 128, torch.zeros(256, device=next(target.parameters()).device))
-    logits = draft(ids[:, :-1], use_cache=False).logits[:, 127:]
-    top = logits.topk(3, -1).indices
-    right = top == ids[:, 128:, None]
-    return {"greedy_top1_agreement": right[..., 0].float().mean().item(), "greedy_top3_agreement": right.any(-1).float().mean().item()}
+    return agreement_on(target, draft, held_out.sample(256)[:, :128])
+
+
+@torch.no_grad()
+def agreement_on(target: Qwen3ForCausalLM, draft: Qwen3ForCausalLM, prompts: torch.Tensor) -> dict[str, float]:
+    """How often the draft's first (and first three) choices hold the target's token, on the target's own continuations of `prompts` by
+    128 tokens: greedily, and at temperatures 0.8 and 1.0, where both choose with the same noise. Overlap: mean sum min(p, q)."""
+    torch.manual_seed(4)
+    writer, found = Writer(target), dict[str, float]()
+    for name, temperature, draws in (("greedy", 0.0, 1), ("t0.8", 0.8, 8), ("t1.0", 1.0, 8)):
+        ids, states = writer.continue_texts(prompts, 128, torch.full((len(prompts),), temperature, device=prompts.device))
+        wanted = target.lm_head(states).float()
+        logits = draft(ids[:, :-1], use_cache=False, logits_to_keep=128).logits.float()
+        ranks = torch.stack([_ranks(wanted, logits, temperature) for _ in range(draws)])
+        found[f"{name}_top1_agreement"] = (ranks < 1).float().mean().item()
+        found[f"{name}_top3_agreement"] = (ranks < 3).float().mean().item()
+        if temperature:
+            p, q = (wanted / temperature).softmax(-1), (logits / temperature).softmax(-1)
+            found[f"{name}_overlap"] = torch.minimum(p, q).sum(-1).mean().item()
+    return found
+
+
+def _ranks(wanted: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """How many tokens the draft prefers to the target's choice, both with the same fresh noise. [B, S]."""
+    noise = temperature * gumbel_like(wanted)
+    token = (wanted + noise).argmax(-1, keepdim=True)
+    scores = logits + noise
+    return (scores > scores.gather(-1, token)).sum(-1)
 
 
 def _record(work: Path, stage: str, facts: dict[str, object]) -> None:
@@ -329,9 +420,12 @@ def main() -> None:
     parser.add_argument("stage", choices=["tokenizer", "target", "draft"])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=9.0, help="training time of this stage")
-    parser.add_argument("--batch", type=int, default=96, help="sequences per step")
+    parser.add_argument("--batch", type=int, default=96, help="sequences of --length per step; draft: as many tokens")
     parser.add_argument("--length", type=int, default=1024, help="tokens per sequence")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak of the schedule")
+    parser.add_argument("--warm-start", type=Path, help="draft: folder of weights to begin with instead of random ones")
+    parser.add_argument("--acceptance-share", type=float, default=0.9, help="draft: share of the probability of rejection in the loss")
+    parser.add_argument("--kl-alone", type=float, default=1 / 3, help="draft: share of the time in which the loss is KL alone")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
@@ -341,7 +435,17 @@ def main() -> None:
     elif args.stage == "target":
         stage_target(args.work, args.minutes, args.batch, args.length, args.learning_rate, device)
     else:
-        stage_draft(args.work, args.minutes, args.batch, args.length, args.learning_rate, device)
+        stage_draft(
+            args.work,
+            args.minutes,
+            args.batch,
+            args.length,
+            args.learning_rate,
+            device,
+            args.warm_start,
+            args.acceptance_share,
+            args.kl_alone,
+        )
 
 
 if __name__ == "__main__":
