@@ -50,7 +50,7 @@ class GrowBestFirst:
     growth steps after the root's own, then the target's turn."""
 
     min_reach = 0.04  # what is less likely to be reached is not worth a step; 0.01 to 0.08 measure alike
-    min_edge = 0.01  # a child below one in a hundred costs a record and is next to never chosen
+    min_edge = 0.05  # a child below one in twenty costs a record, and is rarely chosen
 
     def __init__(self, branching: int, width: int, lookup_tokens: int = 0, max_steps: int | None = None) -> None:
         self.num_children = branching
