@@ -24,7 +24,7 @@ class Times:
 @dataclass(frozen=True, slots=True)
 class LinkTimes:
     look_up_hit: Times
-    """The store's answer to an outcome, on a hit."""
+    """The store's answer to an outcome, on a hit: the tree moved, what was grown meanwhile taken in, the continuation found."""
     gap_on_hit: Times
     """End of a verification to the start of the next, one session, on a hit."""
     outcome_arrival: Times
