@@ -64,11 +64,12 @@ class SpeculatorPool:
     # ------------------------------------------------------------ for targets
 
     async def lease(self, target_id: str, session_ids: Sequence[str], released: Sequence[str] = ()) -> tuple[Grant, ...]:
-        """A draft for each session. `released`: sessions that have ended meanwhile."""
+        """A draft for each session. `released`: sessions that have ended, maybe one of these while it asked: they are given back last."""
         await self.start()
         self._heard[target_id] = time.monotonic()
+        grants = tuple(Grant(session_id, self._leases.lease(target_id, session_id) or "") for session_id in session_ids)
         await self.release(released)
-        return tuple(Grant(session_id, self._leases.lease(target_id, session_id) or "") for session_id in session_ids)
+        return grants
 
     async def release(self, session_ids: Sequence[str]) -> None:
         for session_id in session_ids:

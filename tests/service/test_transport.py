@@ -54,9 +54,10 @@ class FakePool:
         server = self.servers[name] = DraftServer(DraftConfig(engine=EngineConfig(model="fake:draft", kv_budget_bytes=2**22)))
         return server
 
-    def _lease(self, target_id: str, session_ids: Sequence[str]) -> tuple[Grant, ...]:
+    def _lease(self, target_id: str, session_ids: Sequence[str], released: Sequence[str]) -> tuple[Grant, ...]:
         if self.draft:
             self.leased |= set(session_ids)
+        self._release(released)
         return tuple(Grant(session_id, self.draft) for session_id in session_ids)
 
     def _release(self, session_ids: Sequence[str]) -> None:
