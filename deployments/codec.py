@@ -110,8 +110,7 @@ def _decode_growth(growth: Any, vocab_size: int) -> Growth:
         raise CodecError(f"columns of {len(columns)} bytes, which are not {_CHILD_BYTES} a child")
     values = struct.unpack(_COLUMNS % (count, count, count), columns)
     parents, tokens, probabilities = values[:count], values[count : 2 * count], values[2 * count :]
-    if tokens and max(tokens) >= vocab_size:
-        raise CodecError(f"a token outside [0, {vocab_size})")
+    _in_vocabulary(tokens, vocab_size)
     # The sum finds a NaN, which min and max may pass over.
     if probabilities and not (isfinite(sum(probabilities)) and min(probabilities) >= 0.0 and max(probabilities) <= 1.0):
         raise CodecError("a probability outside [0, 1]")
@@ -154,6 +153,10 @@ def _ids(values: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _tokens(values: tuple[Any, ...], vocab_size: int) -> tuple[int, ...]:
-    if _all_of(int, values) and not (min(values) >= 0 and max(values) < vocab_size):
+    return _in_vocabulary(_all_of(int, values), vocab_size)
+
+
+def _in_vocabulary(tokens: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+    if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
         raise CodecError(f"a token outside [0, {vocab_size})")
-    return values
+    return tokens

@@ -38,7 +38,7 @@ class DraftConfig(Config):
     num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
     max_step_nodes: int = Field(default=16, ge=1)
-    """Most nodes of all sessions together evaluated in one growth step."""
+    """Most nodes of all sessions together evaluated in one growth step, those guessed by prompt look-up included."""
     transport: Literal["auto", "ray"] = "auto"
     """How outcomes and growth travel. `ray`: actor calls and streamed Ray objects. `auto`: a socket within one node, else Ray."""
 

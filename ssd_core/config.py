@@ -60,7 +60,8 @@ class SpeculationConfig(Config):
     growth_width: int = Field(default=4, ge=1, le=256)
     """Most nodes of this session evaluated in one growth step."""
     lookup_tokens: int = Field(default=3, ge=0, le=16)
-    """Tokens guessed by prompt look-up beyond the best node of a growth step and evaluated with it (`tree`, `ssd-tree`)."""
+    """Most tokens guessed by prompt look-up beyond the best node of a growth step and evaluated with it, where the step has room
+    (`tree`, `ssd-tree`)."""
     backup_tokens: int = Field(default=6, ge=0, le=32)
     """Tokens guessed by prompt look-up at the target, beyond the likeliest end of what the draft has grown (`ssd-tree`)."""
     growth_limit: int = Field(default=96, ge=2, le=4096)

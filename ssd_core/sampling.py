@@ -10,7 +10,7 @@ rule on its own logits. N = rows (nodes), V = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -118,19 +118,16 @@ def scores(parts: Sequence[Rows], logits: torch.Tensor) -> torch.Tensor:
     if not all(part.rule.is_plain for part in parts):
         rows = logits.split([len(part.positions) for part in parts])
         logits = torch.cat([part.rule.processed(own, part.positions, part.paths) for part, own in zip(parts, rows, strict=True)])
-    sampled = [(i, part.rule, position) for i, (part, position) in enumerate(_flat(parts)) if part.rule.temperature > 0]
+    sampled = [part for part in parts if part.rule.temperature > 0]
     if not sampled:
         return logits
     # Product and sum are rounded one after the other, whatever the batch: a token must not hang on who else is in it.
-    noise = torch.stack([rule.noise(position) for _, rule, position in sampled])
-    noise *= torch.tensor([[rule.temperature] for _, rule, _ in sampled], device=noise.device)
-    if len(sampled) == len(logits):
+    noise = torch.stack([part.rule.noise(position) for part in sampled for position in part.positions])
+    noise *= torch.tensor([[part.rule.temperature] for part in sampled for _ in part.positions], device=noise.device)
+    if len(noise) == len(logits):
         return noise.add_(logits)
-    return logits.index_add(0, torch.tensor([i for i, _, _ in sampled], device=noise.device), noise)
-
-
-def _flat(parts: Sequence[Rows]) -> Iterator[tuple[Rows, int]]:
-    return ((part, position) for part in parts for position in part.positions)
+    is_sampled = torch.tensor([part.rule.temperature > 0 for part in parts for _ in part.positions], device=noise.device)
+    return logits.index_add(0, is_sampled.nonzero()[:, 0], noise)
 
 
 def choices(scores: torch.Tensor) -> tuple[list[int], list[bool]]:
