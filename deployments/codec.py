@@ -17,12 +17,15 @@ from pydantic import ValidationError
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.draft_loop import DraftMessage, SessionClose
 from ssd_core.errors import SSDError
-from ssd_core.types import Growth, GrowthReport, Outcome, SessionOpen
+from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
 
 _CLOSE, _OPEN, _OUTCOME = 1, 2, 3
 _COLUMNS = "<%dQ%dI%dd"
 """Of a growth's children: parents' ids, tokens, edge probabilities."""
 _CHILD_BYTES = struct.calcsize(_COLUMNS % (1, 1, 1))
+_DISTRIBUTION = "<%dI%dd"
+"""Of what a child was drawn from: tokens, probabilities."""
+_DRAWABLE_BYTES = struct.calcsize(_DISTRIBUTION % (1, 1))
 
 
 class CodecError(SSDError):
@@ -83,7 +86,7 @@ def _decode_order(order: Any, vocab_size: int) -> DraftMessage:
 
 
 def encode_report(report: GrowthReport) -> bytes:
-    growths = [(g.session_id, g.committed_length, _columns(g), g.is_exhausted) for g in report.growths]
+    growths = [(g.session_id, g.committed_length, _columns(g), g.is_exhausted, [_packed_draw(d) for d in g.draws]) for g in report.growths]
     data: bytes = msgpack.packb((growths, report.unknown_sessions, report.num_steps, report.num_nodes, report.busy_s, report.sent_at))
     return data
 
@@ -104,17 +107,30 @@ def _columns(growth: Growth) -> bytes:
 
 
 def _decode_growth(growth: Any, vocab_size: int) -> Growth:
-    session_id, committed_length, columns, is_exhausted = _typed(growth, str, int, bytes, bool)
+    session_id, committed_length, columns, is_exhausted, draws = _typed(growth, str, int, bytes, bool, tuple)
     count, rest = divmod(len(columns), _CHILD_BYTES)
     if rest:
         raise CodecError(f"columns of {len(columns)} bytes, which are not {_CHILD_BYTES} a child")
     values = struct.unpack(_COLUMNS % (count, count, count), columns)
     parents, tokens, probabilities = values[:count], values[count : 2 * count], values[2 * count :]
     _in_vocabulary(tokens, vocab_size)
-    # The sum finds a NaN, which min and max may pass over.
-    if probabilities and not (isfinite(sum(probabilities)) and min(probabilities) >= 0.0 and max(probabilities) <= 1.0):
-        raise CodecError("a probability outside [0, 1]")
-    return Growth(session_id, _count(committed_length), parents, tokens, probabilities, is_exhausted)
+    _probabilities(probabilities)
+    decoded = tuple(_decode_draw(draw, vocab_size) for draw in draws)
+    return Growth(session_id, _count(committed_length), parents, tokens, probabilities, is_exhausted, decoded)
+
+
+def _packed_draw(draw: Draw) -> tuple[int, int, bytes]:
+    count = len(draw.tokens)
+    return draw.parent, draw.token, struct.pack(_DISTRIBUTION % (count, count), *draw.tokens, *draw.probabilities)
+
+
+def _decode_draw(draw: Any, vocab_size: int) -> Draw:
+    parent, token, distribution = _typed(draw, int, int, bytes)
+    count, rest = divmod(len(distribution), _DRAWABLE_BYTES)
+    if rest:
+        raise CodecError(f"a distribution of {len(distribution)} bytes, which are not {_DRAWABLE_BYTES} a token")
+    values = struct.unpack(_DISTRIBUTION % (count, count), distribution)
+    return Draw(parent, token, _in_vocabulary(values[:count], vocab_size), _probabilities(values[count:]))
 
 
 # ---------------------------------------------------------------- checks: each returns what it found good
@@ -154,6 +170,13 @@ def _ids(values: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _tokens(values: tuple[Any, ...], vocab_size: int) -> tuple[int, ...]:
     return _in_vocabulary(_all_of(int, values), vocab_size)
+
+
+def _probabilities(values: tuple[float, ...]) -> tuple[float, ...]:
+    # The sum finds a NaN, which min and max may pass over.
+    if values and not (isfinite(sum(values)) and min(values) >= 0.0 and max(values) <= 1.0):
+        raise CodecError("a probability outside [0, 1]")
+    return values
 
 
 def _in_vocabulary(tokens: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:

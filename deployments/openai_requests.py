@@ -223,7 +223,10 @@ class RequestParser:
         if fields.preset is not None and fields.preset not in PRESETS:
             raise invalid("preset", f"preset: {fields.preset!r} is none of {', '.join(PRESETS)}")
         changes = {name: value for name in ("preset", "lookahead") if (value := getattr(fields, name)) is not None}
-        return self._speculation.model_copy(update=changes) if changes else self._speculation
+        try:
+            return SpeculationConfig(**{**self._speculation.model_dump(), **changes}) if changes else self._speculation
+        except ValidationError as error:
+            raise invalid("preset", f"preset: {error.errors()[0]['msg']}") from error
 
     def _token_ids(self, prompt: str | tuple[int, ...], field: str = "prompt") -> tuple[int, ...]:
         if isinstance(prompt, str):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PresetName = Literal["ar", "sd", "tree", "ssd", "ssd-tree"]
-PRESETS: tuple[PresetName, ...] = ("ar", "sd", "tree", "ssd", "ssd-tree")
+PresetName = Literal["ar", "sd", "tree", "ssd", "saguaro", "ssd-tree"]
+PRESETS: tuple[PresetName, ...] = ("ar", "sd", "tree", "ssd", "saguaro", "ssd-tree")
+TREE_PRESETS: tuple[PresetName, ...] = ("tree", "ssd-tree")
+"""Those that submit more than a chain."""
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -50,9 +52,9 @@ class SpeculationConfig(Config):
 
     preset: PresetName = "ssd-tree"
     lookahead: int = Field(default=5, ge=1, le=32)
-    """K: length of a chain speculation (`sd`, `ssd`)."""
+    """K: length of a chain speculation (`sd`, `ssd`, `saguaro`)."""
     fan_out: int = Field(default=2, ge=1, le=16)
-    """F: bonus tokens guessed at every position of the submitted chain (`ssd`)."""
+    """F: bonus tokens guessed at a position of the submitted chain, on average (`ssd`, `saguaro`)."""
     tree_nodes: int = Field(default=12, ge=1, le=256)
     """Most nodes submitted with a round (`tree`, `ssd-tree`)."""
     branching: int = Field(default=3, ge=1, le=16)
@@ -66,6 +68,21 @@ class SpeculationConfig(Config):
     """Tokens guessed by prompt look-up at the target, beyond the likeliest end of what the draft has grown (`ssd-tree`)."""
     growth_limit: int = Field(default=96, ge=2, le=4096)
     """Most evaluated nodes held below the root; growth pauses there."""
+    fan_out_shape: Literal["uniform", "geometric", "best-first"] | None = None
+    """How the guesses are shared among the places where a chain may end (`ssd`, `saguaro`). None: the preset's own, `uniform` or
+    `geometric`."""
+    verification: Literal["shared-noise", "rejection"] = "shared-noise"
+    """How sampled tokens are made exact. `rejection`: the draft draws, the target accepts or replaces; chains only, and the tokens of a
+    seed differ between presets, though not their distribution."""
+    saguaro_c: FiniteFloat = Field(default=1.0, ge=0.0, le=1.0)
+    """C of Saguaro sampling: the draft draws its `fan_out` likeliest tokens with this fraction of their weight, so that what replaces a
+    rejected token is likelier to be prepared for (`rejection`)."""
+
+    @model_validator(mode="after")
+    def _rejection_takes_chains(self) -> SpeculationConfig:
+        if self.verification == "rejection" and self.preset in TREE_PRESETS:
+            raise ValueError(f"preset = {self.preset!r} submits trees, and verification = 'rejection' takes chains only")
+        return self
 
 
 class EngineConfig(Config):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import queue
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,14 +19,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ssd_core.acceptance import uses_rejection
 from ssd_core.calibration import EdgeCalibration, softmax
+from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError
 from ssd_core.lookup import PromptLookup
-from ssd_core.policies.grow import GrowPolicy, build_grow_policy
+from ssd_core.policies.fan_out import OutcomeEstimates
+from ssd_core.policies.grow import GrowPolicy, Window, build_grow_policy
+from ssd_core.rejection import NUM_DRAWN_FROM, draft_distribution, draw
 from ssd_core.sampling import Rows, TokenRule, scores
 from ssd_core.tree import NOT_EVALUATED, Candidates, Node, SpeculationTree
-from ssd_core.types import Growth, GrowthReport, Outcome, SessionOpen
+from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
 
 NUM_CANDIDATES = 12  # scores kept per evaluated node, for edge probabilities and their calibration
 
@@ -38,20 +43,41 @@ class SessionClose:
 DraftMessage = SessionOpen | Outcome | SessionClose
 
 
+class SessionKind(NamedTuple):
+    """Sessions of one kind share what is learned on line."""
+
+    preset: PresetName
+    is_greedy: bool
+    draws: bool
+    """Its chains are drawn, for rejection sampling."""
+
+
+class Learned:
+    """Of the outcomes of one kind of sessions."""
+
+    def __init__(self) -> None:
+        self.edges = EdgeCalibration()
+        self.outcomes = {is_after_hit: OutcomeEstimates() for is_after_hit in (True, False)}
+
+
 class DraftSession:
     """A session as its draft sees it. The engine's tree region holds the root (index 0) and evaluated nodes below it, once
     the tokens before the root are in the trunk."""
 
-    def __init__(self, opening: SessionOpen, rule: TokenRule) -> None:
+    def __init__(self, opening: SessionOpen, rule: TokenRule, kind: SessionKind, learned: Learned) -> None:
         self.id = opening.session_id
         self.tokens = list(opening.tokens)
         self.rule = rule
-        self.policy: GrowPolicy = build_grow_policy(opening.speculation)
+        self.kind = kind
+        self.learned = learned
+        self.policy: GrowPolicy = build_grow_policy(opening.speculation, learned.outcomes)
         self.lookup = PromptLookup(self.tokens) if self.policy.lookup_tokens else None
         self.growth_limit = opening.speculation.growth_limit
-        self.is_greedy = opening.sampling.temperature == 0
+        self.sampling = opening.sampling
+        self.speculation = opening.speculation
         self.tree = SpeculationTree(self.tokens)
         self.submitted: list[Node] = []
+        self.is_after_hit = False
         self.num_region = 0
         self.num_steps = 0
         self.plan: list[Node] = []
@@ -73,13 +99,28 @@ class DraftSession:
             self.lookup.remember((previous, node.token), follower)
 
     @property
+    def num_candidates(self) -> int:
+        return NUM_DRAWN_FROM if self.kind.draws else NUM_CANDIDATES
+
+    @property
+    def score_unit(self) -> float:
+        """What scores are divided by before they count as logarithms of weights: a drawn chain's are logits without noise."""
+        return self.sampling.temperature if self.kind.draws else 1.0
+
+    def draw(self, node: Node, candidates: Candidates) -> Draw:
+        """What follows `node` in a chain for rejection sampling."""
+        q = draft_distribution(candidates.scores, self.speculation.fan_out, self.speculation.saguaro_c)
+        return draw(node.id, node.position + 1, candidates.tokens, q, self.sampling.seed)
+
+    @property
     def is_exhausted(self) -> bool:
         return self.tree.root.is_evaluated and not self.plan
 
     def renew_plan(self) -> None:
         room = self.growth_limit - self.num_region
         is_growing = self.tree.root.is_evaluated and room > 0
-        self.plan = self.policy.choose(self.tree, self.submitted, self.num_steps)[:room] if is_growing else []
+        window = Window(self.submitted, self.num_steps, self.is_after_hit)
+        self.plan = self.policy.choose(self.tree, window)[:room] if is_growing else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +181,7 @@ class DraftLoop:
         self._inbox: queue.SimpleQueue[DraftMessage] = queue.SimpleQueue()
         self._sessions: dict[str, DraftSession] = {}
         self._refused: set[str] = set()
-        self._calibrations = {is_greedy: EdgeCalibration() for is_greedy in (True, False)}
+        self._learned: dict[SessionKind, Learned] = defaultdict(Learned)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -201,8 +242,17 @@ class DraftLoop:
             self._refused.add(opening.session_id)
             return
         engine = self._engine
-        rule = TokenRule(sampling, opening.tokens, opening.num_prompt_tokens, engine.vocab_size, self._eos_token_ids, engine.device)
-        self._sessions[opening.session_id] = DraftSession(opening, rule)
+        kind = SessionKind(opening.speculation.preset, sampling.temperature == 0, uses_rejection(sampling, opening.speculation))
+        rule = TokenRule(
+            sampling,
+            opening.tokens,
+            opening.num_prompt_tokens,
+            engine.vocab_size,
+            self._eos_token_ids,
+            engine.device,
+            has_noise=not kind.draws,
+        )
+        self._sessions[opening.session_id] = DraftSession(opening, rule, kind, self._learned[kind])
 
     def _close(self, session_id: str) -> None:
         self._refused.discard(session_id)
@@ -228,13 +278,28 @@ class DraftLoop:
         path = session.tree.advance(tokens)
         observed = [(node.candidates, chosen) for node, chosen in zip(path, tokens, strict=False) if node.candidates is not None]
         if observed:
-            self._calibrations[session.is_greedy].observe(observed)
+            session.learned.edges.observe(observed)
+        if session.policy.learns_outcomes:
+            self._learn_outcome(session, path, tokens)
         session.tokens.extend(tokens)
         if session.lookup is not None:
             session.lookup.extend(tokens)
         session.rule.commit(tokens, len(session.tokens))
+        session.is_after_hit = path[-1].is_evaluated
         self._keep(session, path)
         session.num_steps = 0
+
+    def _learn_outcome(self, session: DraftSession, path: list[Node], tokens: tuple[int, ...]) -> None:
+        """What became of the submitted chain, if `tokens` are the outcome of one round."""
+        chain = session.submitted
+        num_accepted = sum(node is passed for node, passed in zip(chain, path[1:], strict=False))
+        end = path[num_accepted].candidates
+        if num_accepted != len(tokens) - 1 or end is None:
+            return
+        rejected = [chain[num_accepted].token] if num_accepted < len(chain) else []
+        guesses = [token for token in end.tokens if token not in rejected]
+        rank = guesses.index(tokens[-1]) if tokens[-1] in guesses else len(guesses)
+        session.learned.outcomes[session.is_after_hit].observe(num_accepted, bool(rejected), rank)
 
     def _keep(self, session: DraftSession, path: list[Node]) -> None:
         """Tell the engine: the evaluated ones of the path go to the trunk, the new root and what is evaluated below it stay."""
@@ -252,7 +317,7 @@ class DraftLoop:
     def _exhausted_notices(self) -> list[Growth]:
         """For sessions that have nothing left to grow and have not said so at this length."""
         return [
-            self._growth(session, (), (), ())
+            self._growth(session)
             for session in self._sessions.values()
             if session.is_exhausted and session.told_exhausted_at != len(session.tokens)
         ]
@@ -314,10 +379,10 @@ class DraftLoop:
             Rows(batch.session.rule, [node.position + 1 for node in nodes], [batch.session.tree.path_to(node) for node in nodes])
             for batch, nodes in zip(batches, evaluated, strict=True)
         ]
-        best = scores(parts, logits).topk(NUM_CANDIDATES)
-        values = best.values.cpu().numpy()
-        scales = [self._calibrations[batch.session.is_greedy].scale for batch, nodes in zip(batches, evaluated, strict=True) for _ in nodes]
-        edges = softmax(values, np.array(scales)[:, None])
+        sessions = [batch.session for batch, nodes in zip(batches, evaluated, strict=True) for _ in nodes]
+        best = scores(parts, logits).topk(min(max(session.num_candidates for session in sessions), logits.shape[-1]))
+        values = best.values.cpu().numpy() / np.array([session.score_unit for session in sessions])[:, None]
+        edges = softmax(values, np.array([session.learned.edges.scale for session in sessions])[:, None])
         proposals = map(Proposal, best.indices.tolist(), values.tolist(), edges.tolist())
         return [self._propose(batch.session, nodes, proposals) for batch, nodes in zip(batches, evaluated, strict=True)]
 
@@ -326,16 +391,21 @@ class DraftLoop:
         parents: list[int] = []
         tokens: list[int] = []
         edges: list[float] = []
+        draws: list[Draw] = []
         policy = session.policy
         for node, (candidates, node_scores, probabilities) in zip(nodes, proposals, strict=False):
             has_opinion = node_scores[0] > float("-inf")  # else NaN, or nothing allowed
-            likely = dict(zip(candidates, probabilities, strict=True)) if has_opinion else {}
+            likely = dict(islice(zip(candidates, probabilities, strict=True), session.num_candidates)) if has_opinion else {}
             for guess in node.children.values():
                 session.tree.confirm(guess, likely.get(guess.token, 0.0))
             if not likely:
                 continue
             session.remember(node, candidates[0])
-            node.candidates = Candidates(tuple(candidates), tuple(node_scores))
+            node.candidates = Candidates(tuple(likely), tuple(node_scores[: len(likely)]))
+            if session.kind.draws:
+                node.draw = session.draw(node, node.candidates)
+                draws.append(node.draw)
+                likely = _with_drawn_first(likely, node.draw.token, session.learned.outcomes[session.is_after_hit].acceptance)
             for rank, (token, edge) in enumerate(islice(likely.items(), policy.num_children)):
                 if rank == 0 or edge >= policy.min_edge:
                     session.tree.add(node, token, edge)
@@ -343,9 +413,23 @@ class DraftLoop:
                     tokens.append(token)
                     edges.append(edge)
         session.renew_plan()
-        return self._growth(session, tuple(parents), tuple(tokens), tuple(edges))
+        return self._growth(session, parents, tokens, edges, draws)
 
-    def _growth(self, session: DraftSession, parents: tuple[int, ...], tokens: tuple[int, ...], edges: tuple[float, ...]) -> Growth:
+    def _growth(
+        self,
+        session: DraftSession,
+        parents: Sequence[int] = (),
+        tokens: Sequence[int] = (),
+        edges: Sequence[float] = (),
+        draws: Sequence[Draw] = (),
+    ) -> Growth:
         if session.is_exhausted:
             session.told_exhausted_at = len(session.tokens)
-        return Growth(session.id, len(session.tokens), parents, tokens, edges, session.is_exhausted)
+        return Growth(session.id, len(session.tokens), tuple(parents), tuple(tokens), tuple(edges), session.is_exhausted, tuple(draws))
+
+
+def _with_drawn_first(likely: dict[int, float], drawn: int, acceptance: float) -> dict[int, float]:
+    """Edges when one child has been drawn: it is accepted or, in proportion to their own, one of the others is taken instead."""
+    rest = max(1.0 - likely[drawn], 1e-9)
+    others = {token: (1.0 - acceptance) * edge / rest for token, edge in likely.items() if token != drawn}
+    return {drawn: acceptance, **others}

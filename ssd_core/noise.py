@@ -3,6 +3,7 @@
 Philox-4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with counter (token // 8 + 1, position, 0, 0) and key
 (seed, 0): what numpy's generator gives from counter (0, position, 0, 0) on, since it counts before it draws. Its four words of 64 bits
 are eight numbers of 32, lower half first; number `token % 8` becomes a uniform in (0, 1), and -log(-log u) a standard Gumbel.
+Rejection sampling needs decisions that are independent of that noise and of each other: `uniform` takes them from other keys.
 
 V = vocabulary, P = positions.
 """
@@ -19,6 +20,8 @@ _MASK32, _MASK64 = 2**32 - 1, 2**64 - 1
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
+DRAW, ACCEPT = 1, 2
+"""Second word of the key: what the draft draws, and whether the target accepts it. The shared noise has 0."""
 _BLOCK_POSITIONS = 16  # on a GPU noise is made for this many positions at once: its operations are small, their launches are not
 
 Words = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -74,6 +77,12 @@ def _gumbel_row(seed: int, position: int, vocab_size: int) -> NDArray[np.float32
     numbers = (words.astype("<u8", copy=False).view("<u4")[:vocab_size] + 0.5) * 2.0**-32
     np.negative(np.log(numbers, out=numbers), out=numbers)
     return np.negative(np.log(numbers, out=numbers), out=numbers).astype(np.float32)
+
+
+def uniform(seed: int, position: int, stream: int) -> float:
+    """A number in (0, 1), independent for every seed, position and stream (DRAW or ACCEPT)."""
+    word = int(np.random.Philox(counter=[0, position, 0, 0], key=[seed, stream]).random_raw())
+    return ((word >> 11) + 0.5) * 2.0**-53
 
 
 class NoiseCache:

@@ -33,11 +33,13 @@ class TokenRule:
         vocab_size: int,
         eos_token_ids: Sequence[int],
         device: torch.device | None = None,
+        has_noise: bool = True,
     ) -> None:
+        """`has_noise`: False leaves the noise out of the scores, for a draft that draws with noise of its own."""
         device = device or torch.device("cpu")
         self._sampling = sampling
         self._num_prompt_tokens = num_prompt_tokens
-        self._noise = NoiseCache(sampling.seed, vocab_size, device) if sampling.temperature > 0 else None
+        self._noise = NoiseCache(sampling.seed, vocab_size, device) if has_noise and sampling.temperature > 0 else None
         self._bias = _bias_row(sampling.logit_bias, vocab_size, device)
         self._has_penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
         self._is_seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
@@ -52,6 +54,10 @@ class TokenRule:
     def is_plain(self) -> bool:
         """Scores are the logits with noise, if any: nothing is added, masked or forbidden."""
         return self._bias is None and not (self._has_penalties or self._masks_tail or self._sampling.min_tokens)
+
+    @property
+    def has_noise(self) -> bool:
+        return self._noise is not None
 
     @property
     def temperature(self) -> float:
@@ -77,7 +83,11 @@ class TokenRule:
         if self._has_penalties:
             z = self._penalise(z, paths)
         z = self._forbid_early_end(z, positions)
-        return mask_tail(z, self.temperature, self._sampling) if self._masks_tail and self._noise is not None else z
+        return mask_tail(z, self.temperature, self._sampling) if self._masks_tail and self.temperature > 0 else z
+
+    def probabilities(self, logits: torch.Tensor, positions: Sequence[int], paths: Sequence[Sequence[int]]) -> torch.Tensor:
+        """What the rule samples from, [N, V], at a temperature above 0; arguments as of `processed`."""
+        return (self.processed(logits, positions, paths) / self.temperature).softmax(-1)
 
     def _count(self, tokens: Sequence[int]) -> None:
         if tokens:
@@ -118,7 +128,7 @@ def scores(parts: Sequence[Rows], logits: torch.Tensor) -> torch.Tensor:
     if not all(part.rule.is_plain for part in parts):
         rows = logits.split([len(part.positions) for part in parts])
         logits = torch.cat([part.rule.processed(own, part.positions, part.paths) for part, own in zip(parts, rows, strict=True)])
-    sampled = [part for part in parts if part.rule.temperature > 0]
+    sampled = [part for part in parts if part.rule.has_noise]
     if not sampled:
         return logits
     # Product and sum are rounded one after the other, whatever the batch: a token must not hang on who else is in it.
@@ -126,7 +136,7 @@ def scores(parts: Sequence[Rows], logits: torch.Tensor) -> torch.Tensor:
     noise *= torch.tensor([[part.rule.temperature] for part in sampled for _ in part.positions], device=noise.device)
     if len(noise) == len(logits):
         return noise.add_(logits)
-    is_sampled = torch.tensor([part.rule.temperature > 0 for part in parts for _ in part.positions], device=noise.device)
+    is_sampled = torch.tensor([part.rule.has_noise for part in parts for _ in part.positions], device=noise.device)
     return logits.index_add(0, is_sampled.nonzero()[:, 0], noise)
 
 
@@ -165,8 +175,3 @@ def mask_tail(z: torch.Tensor, temperature: float, sampling: SamplingParams) -> 
         mass_before = probabilities.cumsum(-1) - probabilities
         z = z.masked_fill((mass_before >= sampling.top_p).scatter(-1, index, mass_before >= sampling.top_p), _NEVER)
     return z
-
-
-def target_probabilities(logits: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
-    """The distribution [N, V] that the rule samples from at T > 0 (bias and penalties left to the caller): for tests and rejection."""
-    return (mask_tail(logits, sampling.temperature, sampling) / sampling.temperature).softmax(-1)

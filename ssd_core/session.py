@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
+from ssd_core.acceptance import build_acceptance
 from ssd_core.lookup import PromptLookup
 from ssd_core.policies.submit import SubmitPolicy
 from ssd_core.sampling import TokenRule
@@ -53,6 +54,7 @@ class TargetSession:
         self.told_length = 0
         """Committed tokens that its draft has been told of."""
         sampling = request.sampling
+        self.acceptance = build_acceptance(rule, sampling, request.speculation)
         self._lookup = PromptLookup(self.tokens) if submit.backup_tokens else None
         self._guess_edge = GUESS_EDGE
         self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}

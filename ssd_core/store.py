@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssd_core.tree import SpeculationTree
-from ssd_core.types import Growth
+from ssd_core.types import Draw, Growth
 
 
 @dataclass(slots=True)
@@ -80,6 +80,20 @@ class SpeculationStore:
                 self.counters.ingested += 1
             else:
                 self.counters.duplicate += 1
+        for draw in growth.draws:
+            self._ingest_draw(tree, draw)
+
+    def _ingest_draw(self, tree: SpeculationTree, draw: Draw) -> None:
+        """Remember what a child was drawn from, if that is a distribution and it could have been."""
+        parent = tree.nodes.get(draw.parent)
+        if parent is None or parent.draw is not None:
+            return
+        q = dict(zip(draw.tokens, draw.probabilities, strict=False))
+        is_distribution = len(q) == len(draw.tokens) and min(q.values(), default=0.0) >= 0.0 and abs(sum(q.values()) - 1.0) < 1e-6
+        if is_distribution and q.get(draw.token, 0.0) > 0.0 and draw.token in parent.children:
+            parent.draw = draw
+        else:
+            self.counters.garbage += 1
 
     def advance(self, session_id: str, tokens: Sequence[int]) -> None:
         """Move the session to the outcome `tokens`: accepted ones, then the bonus. Growth that hangs elsewhere is late from now on."""

@@ -377,15 +377,12 @@ class TargetLoop:
 
     def _commit_entry(self, entry: Entry, chosen: list[int], logits: torch.Tensor) -> list[Verdict]:
         session = entry.session
+        root = self._store[session.id].tree.root
+        accepted, tokens = session.acceptance.walk(root, entry.nodes, chosen, logits)
+        for node, token in zip([root, *accepted], tokens, strict=True):
+            session.learn_guess(node, token)
         row_of = {node.id: 1 + i for i, node in enumerate(entry.nodes)}
-        node, rows = self._store[session.id].tree.root, [0]
-        tokens = [chosen[0]]
-        session.learn_guess(node, tokens[0])
-        while (child := node.children.get(tokens[-1])) is not None and child.id in row_of:
-            node = child
-            rows.append(row_of[node.id])
-            tokens.append(chosen[rows[-1]])
-            session.learn_guess(node, tokens[-1])
+        rows = [0, *(row_of[node.id] for node in accepted)]
         ending = session.ending(tokens)
         tokens = tokens[: ending.num_tokens]
         num_accepted = min(len(rows) - 1, len(tokens))

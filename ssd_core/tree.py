@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from ssd_core.types import NodeId, child_id, sequence_id
+from ssd_core.types import Draw, NodeId, child_id, sequence_id
 
 NOT_EVALUATED = -1
 
@@ -28,7 +28,7 @@ by_reach = attrgetter("log_reach")
 class Node:
     """A token after a path. `children` are in the order they were proposed, likeliest first."""
 
-    __slots__ = ("candidates", "children", "id", "index", "is_guess", "log_reach", "parent", "position", "token")
+    __slots__ = ("candidates", "children", "draw", "id", "index", "is_guess", "log_reach", "parent", "position", "token")
 
     def __init__(self, node_id: NodeId, token: int, position: int, parent: Node | None, log_reach: float) -> None:
         self.id = node_id
@@ -41,6 +41,8 @@ class Node:
         """Draft side: number of the node in the engine's tree region."""
         self.candidates: Candidates | None = None
         """Draft side: what this node's evaluation proposed, kept for calibration."""
+        self.draw: Draw | None = None
+        """Rejection sampling: the child that the draft drew here."""
         self.is_guess = False
         """Hung here by prompt look-up, and not (yet) proposed by the draft."""
 
@@ -50,6 +52,9 @@ class Node:
         return self.index != NOT_EVALUATED
 
     def best_child(self) -> Node | None:
+        """How a chain goes on: with the child that was drawn, where one was, else with the likeliest."""
+        if self.draw is not None:
+            return self.children.get(self.draw.token)
         return max(self.children.values(), key=by_reach, default=None)
 
     def __repr__(self) -> str:

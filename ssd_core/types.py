@@ -120,6 +120,17 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """Draft to target, for rejection sampling: which child of `parent` the draft drew, and from what distribution. Tokens not named could
+    not have been drawn."""
+
+    parent: NodeId
+    token: int
+    tokens: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Growth:
     """Draft to target: children proposed in one growth step of one session, as parallel columns. Append-only."""
 
@@ -132,6 +143,8 @@ class Growth:
     """Estimated probability that the target chooses this child after its parent."""
     is_exhausted: bool = False
     """Nothing more will be grown below this root (plan fulfilled, no room, or the draft does not hold the session)."""
+    draws: tuple[Draw, ...] = ()
+    """For rejection sampling: one for each of the parents."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,26 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import attrgetter
 from typing import Protocol
 
 from ssd_core.config import SpeculationConfig
+from ssd_core.policies.fan_out import BestFirst, Estimates, FanOut, Geometric, Uniform
 from ssd_core.tree import Node, SpeculationTree, by_reach
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a draft knows of the verification that it grows beside."""
+
+    submitted: Sequence[Node] = ()
+    """Nodes below the root that the target verifies now, parents first."""
+    num_steps: int = 0
+    """Growth steps since the root moved."""
+    is_after_hit: bool = False
+    """The root had been prepared for when it became the outcome."""
 
 
 class GrowPolicy(Protocol):
@@ -24,11 +40,12 @@ class GrowPolicy(Protocol):
     def lookup_tokens(self) -> int:
         """Tokens guessed by prompt look-up after the best chosen node and evaluated in the same step."""
 
-    def choose(self, tree: SpeculationTree, submitted: Sequence[Node], num_steps: int) -> list[Node]:
-        """Unevaluated nodes in falling order of worth; empty when the plan for this root is fulfilled. The root is evaluated already.
+    @property
+    def learns_outcomes(self) -> bool:
+        """Whether it wants `Estimates` of what becomes of submitted chains."""
 
-        `submitted`: nodes below the root that the target verifies now, parents first. `num_steps`: growth steps since the root moved.
-        """
+    def choose(self, tree: SpeculationTree, window: Window) -> list[Node]:
+        """Unevaluated nodes in falling order of worth; empty when the plan for this root is fulfilled. The root is evaluated already."""
 
 
 class GrowChain:
@@ -37,11 +54,12 @@ class GrowChain:
     min_edge = 0.0
     num_children = 1
     lookup_tokens = 0
+    learns_outcomes = False
 
     def __init__(self, lookahead: int) -> None:
         self._lookahead = lookahead
 
-    def choose(self, tree: SpeculationTree, submitted: Sequence[Node], num_steps: int) -> list[Node]:
+    def choose(self, tree: SpeculationTree, window: Window) -> list[Node]:
         return [node for node in tree.best_chain(self._lookahead - 1) if not node.is_evaluated][:1]
 
 
@@ -50,6 +68,7 @@ class GrowBestFirst:
     growth steps after the root's own, then the target's turn."""
 
     min_reach = 0.04  # what is less likely to be reached is not worth a step; 0.01 to 0.08 measure alike
+    learns_outcomes = False
     min_edge = 0.05  # a child below one in twenty costs a record, and is rarely chosen
 
     def __init__(self, branching: int, width: int, lookup_tokens: int = 0, max_steps: int | None = None) -> None:
@@ -58,8 +77,8 @@ class GrowBestFirst:
         self._width = width
         self._max_steps = max_steps
 
-    def choose(self, tree: SpeculationTree, submitted: Sequence[Node], num_steps: int) -> list[Node]:
-        if self._max_steps is not None and num_steps >= self._max_steps:
+    def choose(self, tree: SpeculationTree, window: Window) -> list[Node]:
+        if self._max_steps is not None and window.num_steps >= self._max_steps:
             return []
         least = tree.root.log_reach + math.log(self.min_reach)
         frontier = (node for node in tree.nodes.values() if not node.is_evaluated and node.log_reach >= least)
@@ -67,33 +86,34 @@ class GrowBestFirst:
 
 
 class GrowFanOut:
-    """`ssd` (Saguaro): for every place where the submitted chain may end, the F likeliest other tokens, each followed by a chain of K.
-
-    A guessed bonus after k < K acceptances is never the token that was itself submitted there (algorithm.md section 5)."""
+    """`ssd` and `saguaro`: for every place where the submitted chain may end some other tokens, each followed by a chain of K."""
 
     min_edge = 0.0
     lookup_tokens = 0
+    learns_outcomes = True
 
-    def __init__(self, lookahead: int, fan_out: int, width: int) -> None:
-        self.num_children = fan_out + 1
+    def __init__(self, lookahead: int, fan_out: FanOut, width: int) -> None:
         self._lookahead = lookahead
         self._fan_out = fan_out
         self._width = width
 
-    def choose(self, tree: SpeculationTree, submitted: Sequence[Node], num_steps: int) -> list[Node]:
-        return heapq.nlargest(self._width, self._tips(tree, submitted), key=by_reach)
+    @property
+    def num_children(self) -> int:
+        return self._fan_out.num_children
 
-    def _tips(self, tree: SpeculationTree, submitted: Sequence[Node]) -> Iterator[Node]:
+    def choose(self, tree: SpeculationTree, window: Window) -> list[Node]:
+        return heapq.nlargest(self._width, self._tips(tree, window), key=by_reach)
+
+    def _tips(self, tree: SpeculationTree, window: Window) -> Iterator[Node]:
         """The next node to evaluate of the chain itself and of every guessed outcome's chain."""
-        for k, end in enumerate([tree.root, *submitted]):
-            if not end.is_evaluated:
-                yield end
-                return
-            follower = submitted[k] if k < len(submitted) else None
-            others = [child for child in end.children.values() if child is not follower]
-            for bonus in heapq.nlargest(self._fan_out, others, key=by_reach):
-                if tip := self._tip(bonus):
-                    yield tip
+        chain = [tree.root, *window.submitted]
+        ends = list(takewhile(attrgetter("is_evaluated"), chain))
+        followers = [*window.submitted[: len(ends)], None][: len(ends)]
+        if len(ends) < len(chain):
+            yield chain[len(ends)]
+        for bonus in self._fan_out.bonuses(ends, followers, window.is_after_hit):
+            if tip := self._tip(bonus):
+                yield tip
 
     def _tip(self, bonus: Node) -> Node | None:
         node: Node | None = bonus
@@ -104,7 +124,8 @@ class GrowFanOut:
         return None
 
 
-def build_grow_policy(speculation: SpeculationConfig) -> GrowPolicy:
+def build_grow_policy(speculation: SpeculationConfig, estimates: Estimates) -> GrowPolicy:
+    """`estimates`: of the outcomes of sessions like this one."""
     match speculation.preset:
         case "sd":
             return GrowChain(speculation.lookahead)
@@ -112,9 +133,19 @@ def build_grow_policy(speculation: SpeculationConfig) -> GrowPolicy:
             return GrowBestFirst(
                 speculation.branching, speculation.growth_width, speculation.lookup_tokens, max_steps=speculation.lookahead - 1
             )
-        case "ssd":
-            return GrowFanOut(speculation.lookahead, speculation.fan_out, speculation.growth_width)
+        case "ssd" | "saguaro":
+            return GrowFanOut(speculation.lookahead, _build_fan_out(speculation, estimates), speculation.growth_width)
         case "ssd-tree":
             return GrowBestFirst(speculation.branching, speculation.growth_width, speculation.lookup_tokens)
         case "ar":
             raise ValueError("ar has no draft")
+
+
+def _build_fan_out(speculation: SpeculationConfig, estimates: Estimates) -> FanOut:
+    match speculation.fan_out_shape or ("geometric" if speculation.preset == "saguaro" else "uniform"):
+        case "uniform":
+            return Uniform(speculation.fan_out)
+        case "geometric":
+            return Geometric(speculation.fan_out, estimates)
+        case "best-first":
+            return BestFirst(speculation.fan_out)

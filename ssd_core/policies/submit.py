@@ -97,7 +97,7 @@ def build_submit_policy(speculation: SpeculationConfig) -> SubmitPolicy:
             return SubmitChain(speculation.lookahead, waits=True)
         case "tree":
             return SubmitTree(speculation.tree_nodes, waits=True)
-        case "ssd":
+        case "ssd" | "saguaro":
             return SubmitChain(speculation.lookahead, waits=False)
         case "ssd-tree":
             return SubmitTree(speculation.tree_nodes, waits=False, backup_tokens=speculation.backup_tokens)

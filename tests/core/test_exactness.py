@@ -71,8 +71,8 @@ def test_sizes_of_speculation_change_no_token() -> None:
 
 
 def test_presets_mix_in_one_batch() -> None:
-    plain = drive(requests(5, "ar", temperature=0.9))
-    mixed = [requests(5, preset, temperature=0.9)[i] for i, preset in enumerate(PRESETS)]
+    plain = drive(requests(len(PRESETS), "ar", temperature=0.9))
+    mixed = [requests(len(PRESETS), preset, temperature=0.9)[i] for i, preset in enumerate(PRESETS)]
     assert drive(mixed).tokens == plain.tokens
 
 

@@ -10,7 +10,8 @@ import pytest
 from ssd_core.calibration import EdgeCalibration, softmax
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.lookup import PromptLookup
-from ssd_core.policies.grow import GrowBestFirst, GrowChain, GrowFanOut
+from ssd_core.policies.fan_out import Uniform
+from ssd_core.policies.grow import GrowBestFirst, GrowChain, GrowFanOut, Window
 from ssd_core.policies.submit import SubmitTree, worthwhile
 from ssd_core.round_cost import START_S, RoundCost
 from ssd_core.sampling import TokenRule
@@ -32,10 +33,10 @@ def test_a_chain_grows_one_node_at_a_time_and_stops_at_k() -> None:
     policy = GrowChain(3)
     node = tree.root
     for depth in range(2):
-        (node,) = policy.choose(tree, (), depth)
+        (node,) = policy.choose(tree, Window(num_steps=depth))
         node.index = depth + 1
         tree.add(node, 1, 0.9)
-    assert policy.choose(tree, (), 2) == []
+    assert policy.choose(tree, Window(num_steps=2)) == []
     assert len(tree.best_chain(9)) == 3
 
 
@@ -45,9 +46,9 @@ def test_best_first_takes_the_likeliest_places_wherever_they_are() -> None:
     first.index = 1
     tree.add(first, 3, 0.6)
     tree.add(first, 4, 0.1)
-    chosen = GrowBestFirst(branching=4, width=2).choose(tree, (), 0)
+    chosen = GrowBestFirst(branching=4, width=2).choose(tree, Window())
     assert [n.token for n in chosen] == [3, 2]
-    assert GrowBestFirst(branching=4, width=2, max_steps=1).choose(tree, (), 1) == []
+    assert GrowBestFirst(branching=4, width=2, max_steps=1).choose(tree, Window(num_steps=1)) == []
 
 
 def test_fan_out_guesses_f_other_tokens_at_every_place_the_chain_may_end() -> None:
@@ -56,22 +57,22 @@ def test_fan_out_guesses_f_other_tokens_at_every_place_the_chain_may_end() -> No
     submitted.index = 1
     for token, edge in ((4, 0.5), (5, 0.3), (6, 0.2)):
         tree.add(submitted, token, edge)
-    policy = GrowFanOut(lookahead=2, fan_out=2, width=8)
-    heads = policy.choose(tree, [submitted], 0)
+    policy = GrowFanOut(lookahead=2, fan_out=Uniform(2), width=8)
+    heads = policy.choose(tree, Window([submitted]))
     assert sorted(n.token for n in heads) == [2, 3, 4, 5], "never the submitted token itself, F of the rest at each place"
     head = next(n for n in heads if n.token == 4)
     head.index = 2
     tree.add(head, 7, 0.9)
-    assert 7 in [n.token for n in policy.choose(tree, [submitted], 1)], "a guessed outcome goes on as a chain"
+    assert 7 in [n.token for n in policy.choose(tree, Window([submitted], 1))], "a guessed outcome goes on as a chain"
     head.children[7].index = 3
     tree.add(head.children[7], 8, 0.9)
-    assert 8 not in [n.token for n in policy.choose(tree, [submitted], 2)], "and ends after K evaluations"
+    assert 8 not in [n.token for n in policy.choose(tree, Window([submitted], 2))], "and ends after K evaluations"
 
 
 def test_fan_out_first_evaluates_the_end_of_the_chain() -> None:
     tree = evaluated_root((1, 0.7), (2, 0.2))
     chain_end = tree.root.children[1]
-    assert chain_end in GrowFanOut(2, 1, 8).choose(tree, [chain_end], 0)
+    assert chain_end in GrowFanOut(2, Uniform(1), 8).choose(tree, Window([chain_end]))
 
 
 def test_nodes_are_submitted_while_they_are_worth_their_time() -> None:

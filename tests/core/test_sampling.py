@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from ssd_core.config import SamplingParams
 from ssd_core.noise import NoiseCache, gumbel, gumbel_by_torch, philox
-from ssd_core.sampling import Rows, TokenRule, mask_tail, scores, target_probabilities
+from ssd_core.sampling import Rows, TokenRule, mask_tail, scores
 
 # Known answers of Philox-4x64-10, from the Random123 distribution: counter, key, result.
 KNOWN_ANSWERS = [
@@ -87,14 +87,13 @@ def rule_of(**fields: object) -> TokenRule:
     ids=str,
 )
 def test_sampled_tokens_follow_the_target_distribution(fields: dict) -> None:
-    sampling = SamplingParams(seed=11, **fields)
-    expected = target_probabilities(LOGITS[None], sampling)[0]
+    expected = rule_of(seed=11, **fields).probabilities(LOGITS[None], [0], [()])[0]
     assert p_value(draws(rule_of(seed=11, **fields)), expected) > 1e-3
 
 
 def test_the_frequency_test_fails_when_the_rule_is_broken() -> None:
     """Without the temperature on the noise, and with noise that two positions share, the same test must object."""
-    tempered = target_probabilities(LOGITS[None], SamplingParams(temperature=0.5))[0]
+    tempered = (LOGITS / 0.5).softmax(-1)
     noise = gumbel(11, range(NUM_DRAWS), len(LOGITS), CPU)
     assert p_value((LOGITS + 0.5 * noise).argmax(-1), tempered) > 1e-3
     assert p_value((LOGITS + noise).argmax(-1), tempered) < 1e-6

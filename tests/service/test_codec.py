@@ -12,15 +12,16 @@ import pytest
 from deployments.codec import CodecError, Orders, decode_orders, decode_report, encode_orders, encode_report
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.draft_loop import SessionClose
-from ssd_core.types import Growth, GrowthReport, Outcome, SessionOpen
+from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
 
 VOCAB = 100
 OPENING = SessionOpen(
     "a" * 32, (1, 2, 3, 99), 3, SamplingParams(seed=2**62, logit_bias={5: -1.5}, stop=("é\n",)), SpeculationConfig(preset="ssd")
 )
 ORDERS = (OPENING, Outcome("b", 7, (4, 5), (2**64 - 1, 0)), Outcome("c", 0, (), ()), SessionClose("ünicode"))
+DRAWN = Growth("c", 4, (7,), (1,), (0.5,), draws=(Draw(2**64 - 1, 1, (1, 99), (1 / 3, 2 / 3)), Draw(8, 0, (0,), (1.0,))))
 REPORT = GrowthReport(
-    (Growth("a", 12, (1, 2**63), (0, 99), (0.0, 1.0)), Growth("b", 3, (), (), (), is_exhausted=True)), ("lost",), 3, 17, 0.25, 1.8e9
+    (Growth("a", 12, (1, 2**63), (0, 99), (0.0, 1.0)), Growth("b", 3, (), (), (), is_exhausted=True), DRAWN), ("lost",), 3, 17, 0.25, 1.8e9
 )
 
 
@@ -60,12 +61,16 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
         decode_orders(encode_orders([Outcome("b", 0, (VOCAB,), ())], 1.5), VOCAB)
     with pytest.raises(CodecError, match="token"):
         decode_report(encode_report(GrowthReport((Growth("a", 1, (1,), (VOCAB,), (0.5,)),))), VOCAB)
+    with pytest.raises(CodecError, match="token"):
+        decode_report(encode_report(GrowthReport((Growth("a", 1, (), (), (), draws=(Draw(1, 1, (VOCAB,), (1.0,)),)),))), VOCAB)
 
 
 @pytest.mark.parametrize("probability", [math.nan, math.inf, -0.1, 1.5])
 def test_a_probability_that_is_none_is_refused(probability: float) -> None:
     with pytest.raises(CodecError, match="probability"):
         decode_report(encode_report(GrowthReport((Growth("a", 1, (1,), (1,), (probability,)),))), VOCAB)
+    with pytest.raises(CodecError, match="probability"):
+        decode_report(encode_report(GrowthReport((Growth("a", 1, (), (), (), draws=(Draw(1, 1, (1,), (probability,)),)),))), VOCAB)
 
 
 def test_an_opening_longer_than_its_session_can_be_is_refused() -> None:
@@ -76,7 +81,8 @@ def test_an_opening_longer_than_its_session_can_be_is_refused() -> None:
 
 
 ONE_CHILD = struct.pack("<QId", 1, 1, 0.5)
-GOOD_GROWTH = ("a", 1, ONE_CHILD, False)
+DRAW = (5, 1, struct.pack("<Id", 1, 1.0))
+GOOD_GROWTH = ("a", 1, ONE_CHILD, False, (DRAW,))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +99,10 @@ GOOD_GROWTH = ("a", 1, ONE_CHILD, False)
         (2, ONE_CHILD[:-1]),
         (2, ONE_CHILD + b"\0"),
         (3, 0),
+        (4, None),
+        (4, (DRAW[:2],)),
+        (4, ((5, 1, DRAW[2][:-1]),)),
+        (4, ((5, "1", DRAW[2]),)),
     ],
 )
 def test_a_growth_with_a_field_of_another_type_is_refused(field: int, value: object) -> None:
@@ -100,7 +110,7 @@ def test_a_growth_with_a_field_of_another_type_is_refused(field: int, value: obj
         data: bytes = msgpack.packb(([growth], (), 1, 1, 0.5, 1.5))
         return data
 
-    assert decode_report(report(GOOD_GROWTH), VOCAB).growths == (Growth("a", 1, (1,), (1,), (0.5,)),)
+    assert decode_report(report(GOOD_GROWTH), VOCAB).growths == (Growth("a", 1, (1,), (1,), (0.5,), draws=(Draw(5, 1, (1,), (1.0,)),)),)
     with pytest.raises(CodecError):
         decode_report(report((*GOOD_GROWTH[:field], value, *GOOD_GROWTH[field + 1 :])), VOCAB)
 
