@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -43,6 +43,10 @@ class Counters:
     largest: Mapping[str, float]
     """For gauges that say the same everywhere."""
     cumulative: Mapping[str, Mapping[float, float]]
+    gauges: Mapping[str, float] = field(default_factory=dict)
+    """Sums of gauges, over all that say them."""
+    by_nodes: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    """Gauges by number of nodes, the largest of all replicas."""
 
     def since(self, earlier: Counters) -> Counters:
         """What was counted in between; gauges as they are now."""
@@ -51,7 +55,7 @@ class Counters:
             name: {bound: n - earlier.cumulative.get(name, {}).get(bound, 0.0) for bound, n in bounds.items()}
             for name, bounds in self.cumulative.items()
         }
-        return Counters(totals, self.largest, cumulative)
+        return Counters(totals, self.largest, cumulative, self.gauges, self.by_nodes)
 
     def total(self, name: str) -> float:
         return self.totals.get(name, 0.0)
@@ -71,11 +75,18 @@ def parse_metrics(text: str) -> Counters:
     totals: dict[str, float] = defaultdict(float)
     largest: dict[str, float] = {}
     cumulative: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+    gauges: dict[str, float] = defaultdict(float)
+    by_nodes: dict[str, dict[int, float]] = defaultdict(dict)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if "le" in sample.labels:
                 cumulative[sample.name.removesuffix("_bucket")][float(sample.labels["le"])] += sample.value
+            elif "nodes" in sample.labels:
+                own, nodes = by_nodes[sample.name], int(sample.labels["nodes"])
+                own[nodes] = max(sample.value, own.get(nodes, sample.value))
             else:
                 totals[sample.name] += sample.value
                 largest[sample.name] = max(sample.value, largest.get(sample.name, sample.value))
-    return Counters(dict(totals), largest, {name: dict(bounds) for name, bounds in cumulative.items()})
+                if family.type == "gauge":
+                    gauges[sample.name] += sample.value
+    return Counters(dict(totals), largest, {name: dict(bounds) for name, bounds in cumulative.items()}, dict(gauges), dict(by_nodes))

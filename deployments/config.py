@@ -9,14 +9,29 @@ from pydantic import Field, SecretStr
 from ssd_core.config import Config, EngineConfig, SpeculationConfig
 
 
-class TargetConfig(Config):
+class OnDevices(Config):
+    """What each process of a part holds for as long as it lives, busy or not."""
+
+    num_cpus: float = Field(default=1.0, ge=0)
+    """CPUs of each target replica's placement group, or of each draft actor."""
+    num_gpus: float = Field(default=0.0, ge=0)
+
+    @property
+    def device_kind(self) -> Literal["gpu", "cpu"]:
+        """What its cost is counted in: GPUs, where it has any."""
+        return "gpu" if self.num_gpus else "cpu"
+
+    @property
+    def num_devices(self) -> float:
+        """GPUs, or CPU cores where there are none."""
+        return self.num_gpus or self.num_cpus
+
+
+class TargetConfig(OnDevices):
     """The deployment that holds the target model."""
 
     engine: EngineConfig = EngineConfig()
     num_replicas: int = Field(default=1, ge=1)
-    num_cpus: float = Field(default=1.0, ge=0)
-    """CPUs of each replica's placement group."""
-    num_gpus: float = Field(default=0.0, ge=0)
     max_sessions: int = Field(default=32, ge=1)
     """Sessions verified together in one pass; more wait in the replica."""
     max_queued_sessions: int = Field(default=128, ge=0)
@@ -29,14 +44,12 @@ class TargetConfig(Config):
     """How long running streams may go on in a replica that is replaced or scaled away."""
 
 
-class DraftConfig(Config):
+class DraftConfig(OnDevices):
     """The draft actors."""
 
     engine: EngineConfig = EngineConfig(model="embedded:draft")
     num_actors: int = Field(default=1, ge=0)
     """0 serves without drafts."""
-    num_cpus: float = Field(default=1.0, ge=0)
-    num_gpus: float = Field(default=0.0, ge=0)
     max_step_nodes: int = Field(default=16, ge=1)
     """Most nodes of all sessions together evaluated in one growth step, those guessed by prompt look-up included."""
     transport: Literal["auto", "ray"] = "auto"

@@ -10,7 +10,7 @@ import ray
 from deployments.config import DraftConfig
 from deployments.draft_server import DraftServer
 from deployments.messages import DraftAddress, Sample, Snapshot
-from deployments.metrics import histogram_samples
+from deployments.metrics import device_sample, histogram_samples
 
 MAX_TARGETS = 64
 """Target replicas one draft can stream growth to: each holds a thread."""
@@ -22,6 +22,7 @@ class DraftActor:
 
     def __init__(self, name: str, config: DraftConfig) -> None:
         self._name = name
+        self._config = config
         self._server = DraftServer(config)
         self._died = threading.Event()
 
@@ -57,6 +58,7 @@ class DraftActor:
             Sample("ssd_draft_kv_cells", server.num_cells, labels),
             Sample("ssd_draft_kv_cells_free", server.num_free_cells, labels),
             Sample("ssd_draft_flops_per_node", server.flops_per_node, labels),
+            device_sample("ssd_draft_devices", self._config, labels),
             Sample("ssd_draft_steps_total", server.num_steps, labels, "counter"),
             Sample("ssd_draft_nodes_total", server.num_nodes, labels, "counter"),
             Sample("ssd_draft_busy_seconds_total", server.busy_s, labels, "counter"),

@@ -188,7 +188,8 @@ class DraftServer:
         return True
 
     def _split(self, report: GrowthReport) -> dict[str, GrowthReport]:
-        """Each target's part. With several targets the cost is shared out by the number of growths."""
+        """Each target's part. With several targets the cost is shared out by the number of growths; that of a step without any, which reads
+        the beginning of a long prompt, equally. A step counts for every target it served."""
         targets = {*self._streams, *self._hub.names}
         if len(targets) == 1:
             return {targets.pop(): report}
@@ -199,9 +200,10 @@ class DraftServer:
         for session_id in report.unknown_sessions:
             unknown.setdefault(self._owners.get(session_id, ""), []).append(session_id)
         parts: dict[str, GrowthReport] = {}
-        for target_id in growths.keys() | unknown.keys():
+        receivers = growths.keys() | unknown.keys() or targets
+        for target_id in receivers:
             mine = growths.get(target_id, [])
-            share = len(mine) / max(1, len(report.growths))
+            share = len(mine) / len(report.growths) if report.growths else 1 / len(receivers)
             parts[target_id] = replace(
                 report,
                 growths=tuple(mine),

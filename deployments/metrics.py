@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from deployments.messages import Sample
 
 if TYPE_CHECKING:
+    from deployments.config import OnDevices
     from deployments.transport import LinkCounters
     from ssd_core.loop_stats import Histogram, HistogramSnapshot, LoopStats
 
@@ -50,17 +51,31 @@ def target_samples(stats: LoopStats, replica: str) -> tuple[Sample, ...]:
         *(Sample("vllm:request_success_total", n, (*labels, ("finished_reason", reason)), "counter") for reason, n in stats.finished),
         Sample("ssd_outstanding_tokens", stats.outstanding_tokens, labels),
         Sample("ssd_target_flops_per_node", stats.flops_per_node, labels),
+        *(
+            Sample("ssd_target_pass_seconds", seconds, (*labels, ("nodes", str(nodes))))
+            for nodes, seconds in zip(stats.step_times.nodes, stats.step_times.seconds, strict=True)
+        ),
         Sample("ssd_store_sessions", stats.store_sessions, labels),
         counter("ssd_rounds_total", stats.rounds),
         counter("ssd_verify_passes_total", stats.passes),
         counter("ssd_verify_nodes_total", stats.pass_nodes),
         counter("ssd_verify_seconds_total", stats.pass_s),
+        counter("ssd_prompt_passes_total", stats.prompt_passes),
+        counter("ssd_prompt_pass_nodes_total", stats.prompt_pass_nodes),
+        counter("ssd_prompt_pass_seconds_total", stats.prompt_pass_s),
         counter("ssd_lookups_total", stats.lookups),
         counter("ssd_lookup_hits_total", stats.hits),
+        counter("ssd_hit_rounds_total", stats.hit_rounds),
+        counter("ssd_hit_tokens_total", stats.hit_tokens),
+        counter("ssd_miss_rounds_total", stats.miss_rounds),
+        counter("ssd_miss_tokens_total", stats.miss_tokens),
         counter("ssd_draft_wait_seconds_total", stats.draft_wait_s),
+        counter("ssd_draft_turn_seconds_total", stats.draft_turn_s),
         counter("ssd_draft_timeouts_total", stats.draft_timeouts),
         counter("ssd_growth_reports_total", stats.reports),
+        counter("ssd_growth_steps_total", stats.draft_steps),
         counter("ssd_growth_nodes_total", stats.draft_nodes),
+        counter("ssd_growth_busy_seconds_total", stats.draft_busy_s),
         counter("ssd_growth_ingested_total", stats.store_ingested),
         counter("ssd_growth_late_total", stats.store_late),
         counter("ssd_growth_garbage_total", stats.store_garbage),
@@ -70,6 +85,11 @@ def target_samples(stats: LoopStats, replica: str) -> tuple[Sample, ...]:
         *histogram_samples("ssd_verify_gap_on_hit_seconds", stats.gap_on_hit, labels),
         *histogram_samples("ssd_verify_work_on_hit_seconds", stats.work_on_hit, labels),
     )
+
+
+def device_sample(name: str, part: OnDevices, labels: Sequence[tuple[str, str]]) -> Sample:
+    """What one process of a part holds; the sum over its processes is what the part holds."""
+    return Sample(name, part.num_devices, (*labels, ("kind", part.device_kind)))
 
 
 def link_samples(counters: LinkCounters, replica: str) -> tuple[Sample, ...]:

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from deployments.config import ServiceConfig
 from deployments.messages import ModelCard, Refusal, Snapshot
-from deployments.metrics import link_samples, target_samples
+from deployments.metrics import device_sample, link_samples, target_samples
 from deployments.target_server import TargetServer
 from deployments.transport import RayDraftLink
 from ssd_core.link import DraftLink, NoDraft
@@ -47,6 +47,7 @@ def find_pool() -> ActorHandle:
 class Target:
     async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         self._replica_id = serve.get_replica_context().replica_id.unique_id
+        self._config = config.target
         self._has_drafts = config.draft.num_actors > 0
         self._may_wire = config.draft.transport == "auto"
         self._link: RayDraftLink | None = None
@@ -114,5 +115,9 @@ class Target:
                 await self._link.beat(self._snapshot())
 
     def _snapshot(self) -> Snapshot:
-        samples = target_samples(self._server.stats(), self._replica_id)
-        return Snapshot(self._replica_id, samples + (link_samples(self._link.counters, self._replica_id) if self._link else ()))
+        samples = (
+            *target_samples(self._server.stats(), self._replica_id),
+            device_sample("ssd_target_devices", self._config, (("replica", self._replica_id),)),
+            *(link_samples(self._link.counters, self._replica_id) if self._link else ()),
+        )
+        return Snapshot(self._replica_id, samples)

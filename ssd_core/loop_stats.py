@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ssd_core.store import StoreCounters
-from ssd_core.types import GrowthReport
+from ssd_core.types import GrowthReport, StepTimes
 
 TIME_BUCKETS_S = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 5e-2)
 
@@ -40,14 +40,26 @@ class LoopStats:
     kv_cells: int
     kv_cells_free: int
     flops_per_node: float
+    step_times: StepTimes
+    """As measured at start."""
     store_sessions: int
     passes: int
     pass_nodes: int
     pass_s: float
+    prompt_passes: int
+    """Of the passes, those that read prompts, alone or besides other sessions' rounds."""
+    prompt_pass_nodes: int
+    prompt_pass_s: float
     rounds: int
     drafts: int
     """Rounds in which speculated tokens were submitted."""
     tokens: int
+    hit_rounds: int
+    """Rounds whose speculation came from a look-up that hit, and what they emitted. A session's first round, and all rounds of presets that
+    do not look up, are neither these nor those after a miss."""
+    hit_tokens: int
+    miss_rounds: int
+    miss_tokens: int
     draft_tokens: int
     accepted: int
     accepted_per_position: tuple[int, ...]
@@ -61,6 +73,9 @@ class LoopStats:
     work_on_hit: HistogramSnapshot
     """The loop's own share of that: CPU time of its thread. The rest is waiting for a core or for the interpreter."""
     draft_wait_s: float
+    draft_turn_s: float
+    """Of all sessions that waited for their draft, from standing ready but for it to the round's launch: the waiting, and taking in what
+    came meanwhile."""
     draft_timeouts: int
     reports: int
     draft_steps: int
@@ -78,16 +93,21 @@ class LoopCounters:
 
     def __init__(self) -> None:
         self.passes = self.pass_nodes = self.rounds = self.drafts = self.tokens = self.draft_tokens = self.accepted = 0
-        self.pass_s = self.draft_wait_s = self.draft_busy_s = 0.0
+        self.prompt_passes = self.prompt_pass_nodes = self.hit_rounds = self.hit_tokens = self.miss_rounds = self.miss_tokens = 0
+        self.pass_s = self.prompt_pass_s = self.draft_wait_s = self.draft_turn_s = self.draft_busy_s = 0.0
         self.lookups = self.hits = self.draft_timeouts = self.reports = self.draft_steps = self.draft_nodes = 0
         self.accepted_per_position: list[int] = []
         self.lookup, self.gap, self.gap_on_hit, self.work_on_hit = Histogram(), Histogram(), Histogram(), Histogram()
         self.finished: Counter[str] = Counter()
 
-    def count_pass(self, num_nodes: int, seconds: float) -> None:
+    def count_pass(self, num_nodes: int, seconds: float, has_prompts: bool) -> None:
         self.passes += 1
         self.pass_nodes += num_nodes
         self.pass_s += seconds
+        if has_prompts:
+            self.prompt_passes += 1
+            self.prompt_pass_nodes += num_nodes
+            self.prompt_pass_s += seconds
 
     def count_gap(self, seconds: float, cpu_s: float, is_single_hit: bool) -> None:
         self.gap.add(seconds)
@@ -95,8 +115,14 @@ class LoopCounters:
             self.gap_on_hit.add(seconds)
             self.work_on_hit.add(cpu_s)
 
-    def count_round(self, num_tokens: int, num_submitted: int, num_accepted: int) -> None:
+    def count_round(self, num_tokens: int, num_submitted: int, num_accepted: int, is_after_hit: bool | None) -> None:
         self.rounds += 1
+        if is_after_hit:
+            self.hit_rounds += 1
+            self.hit_tokens += num_tokens
+        elif is_after_hit is not None:
+            self.miss_rounds += 1
+            self.miss_tokens += num_tokens
         self.drafts += num_submitted > 0
         self.tokens += num_tokens
         self.draft_tokens += num_submitted
@@ -126,6 +152,7 @@ class LoopCounters:
         kv_cells: int,
         kv_cells_free: int,
         flops_per_node: float,
+        step_times: StepTimes,
         store_sessions: int,
         store: StoreCounters,
     ) -> LoopStats:
@@ -136,13 +163,21 @@ class LoopCounters:
             kv_cells=kv_cells,
             kv_cells_free=kv_cells_free,
             flops_per_node=flops_per_node,
+            step_times=step_times,
             store_sessions=store_sessions,
             passes=self.passes,
             pass_nodes=self.pass_nodes,
             pass_s=self.pass_s,
+            prompt_passes=self.prompt_passes,
+            prompt_pass_nodes=self.prompt_pass_nodes,
+            prompt_pass_s=self.prompt_pass_s,
             rounds=self.rounds,
             drafts=self.drafts,
             tokens=self.tokens,
+            hit_rounds=self.hit_rounds,
+            hit_tokens=self.hit_tokens,
+            miss_rounds=self.miss_rounds,
+            miss_tokens=self.miss_tokens,
             draft_tokens=self.draft_tokens,
             accepted=self.accepted,
             accepted_per_position=tuple(self.accepted_per_position),
@@ -153,6 +188,7 @@ class LoopCounters:
             gap_on_hit=_snapshot(self.gap_on_hit),
             work_on_hit=_snapshot(self.work_on_hit),
             draft_wait_s=self.draft_wait_s,
+            draft_turn_s=self.draft_turn_s,
             draft_timeouts=self.draft_timeouts,
             reports=self.reports,
             draft_steps=self.draft_steps,

@@ -55,6 +55,8 @@ class TargetSession:
         """Committed tokens that its draft has been told of."""
         sampling = request.sampling
         self.acceptance = build_acceptance(rule, sampling, request.speculation)
+        self.is_after_hit: bool | None = None
+        """Whether the last look-up, from which the next round's speculation comes, was a hit; None: there was none."""
         self._lookup = PromptLookup(self.tokens) if submit.backup_tokens else None
         self._guess_edge = GUESS_EDGE
         self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
@@ -122,6 +124,7 @@ class TargetSession:
             self._accepted_per_position[i] += 1
 
     def count_lookup(self, is_hit: bool) -> None:
+        self.is_after_hit = is_hit
         self._num_lookups += 1
         self._num_hits += is_hit
 

@@ -100,6 +100,7 @@ class TargetLoop:
     ) -> None:
         self._engine = engine
         self._link = link
+        self._step_times = step_times
         self._round_cost = RoundCost(step_times)
         self._eos_token_ids = tuple(eos_token_ids)
         self._tokenizer = tokenizer
@@ -153,6 +154,7 @@ class TargetLoop:
             kv_cells=engine.num_cells,
             kv_cells_free=engine.num_free_cells,
             flops_per_node=engine.flops_per_token,
+            step_times=self._step_times,
             store_sessions=len(self._store),
             store=self._store.counters,
         )
@@ -206,6 +208,8 @@ class TargetLoop:
         self._take_requests()
         self._admit()
         ready = [session for session in self._running.values() if self._is_ready(session)]
+        now = self._clock()
+        self._counters.draft_turn_s += sum(now - session.ready_since for session in ready if session.ready_since is not None)
         entries = self._entries(ready) if ready else []
         self._send_outcomes(entries)
         return Round(tuple(entries)) if entries else None
@@ -349,7 +353,7 @@ class TargetLoop:
         self._launch = Launch(began, this_round)
         logits = self._engine.evaluate(parts)
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
-        self._counters.count_pass(this_round.num_nodes, self._verified_at - began)
+        self._counters.count_pass(this_round.num_nodes, self._verified_at - began, this_round.has_prompts)
         return logits
 
     # ------------------------------------------------------------ commit
@@ -389,7 +393,7 @@ class TargetLoop:
         num_logprobs = session.request.sampling.logprobs
         logprobs = logprobs_of(logits[rows[: len(tokens)]], tokens, num_logprobs) if num_logprobs is not None else ()
         session.commit(tokens, len(entry.nodes), num_accepted, self._clock())
-        self._counters.count_round(len(tokens), len(entry.nodes), num_accepted)
+        self._counters.count_round(len(tokens), len(entry.nodes), num_accepted, session.is_after_hit)
         if ending.reason is not None:
             self._finish(session, tuple(tokens), ending.reason, logprobs=logprobs)
             return []

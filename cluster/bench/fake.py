@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.bench.summary import DRAFT_FLOPS_PER_NODE, DRAFT_NODES, GAP_ON_HIT, HITS, LOOKUPS, TARGET_FLOPS_PER_NODE, TARGET_NODES
+from cluster.bench.cost import DRAFT_DEVICES, DRAFT_FLOPS_PER_NODE, TARGET_DEVICES, TARGET_FLOPS_PER_NODE
+from cluster.bench.service import TARGET_PASS_SECONDS
+from cluster.bench.summary import GAP_ON_HIT
+from cluster.bench.totals import NAMES
 from cluster.client import Account, Completion, CompletionRequest
 from cluster.counters import Counters
 
 
 @dataclass
 class FakeClient:
-    """Emits `tokens_per_round[preset]` tokens in every round of `round_s` seconds. Its `clock` is the one to measure with."""
+    """Emits `tokens_per_round[preset]` tokens in every round of `round_s` seconds, eight tenths of which are a pass of two nodes; meanwhile
+    the draft evaluates ten, in half the time. Two targets of one device, one draft of two. Its `clock` is the one to measure with."""
 
     tokens_per_round: Mapping[str, int]
     round_s: float = 0.01
@@ -50,5 +54,17 @@ class FakeClient:
     def counters(self) -> Counters:
         rounds = float(self.num_rounds)
         gaps = {GAP_ON_HIT: {0.0005: rounds / 2, 0.001: rounds, float("inf"): rounds}}
-        totals = {TARGET_NODES: 2 * rounds, DRAFT_NODES: 10 * rounds, LOOKUPS: 4 * rounds, HITS: 3 * rounds}
-        return Counters(totals, {TARGET_FLOPS_PER_NODE: 100.0, DRAFT_FLOPS_PER_NODE: 10.0}, gaps)
+        counted = {
+            "rounds": rounds,
+            "passes": rounds,
+            "pass_nodes": 2 * rounds,
+            "pass_s": 0.8 * self.round_s * rounds,
+            "lookups": 4 * rounds,
+            "hits": 3 * rounds,
+            "growth_steps": 2 * rounds,
+            "growth_nodes": 10 * rounds,
+            "growth_busy_s": 0.5 * self.round_s * rounds,
+        }
+        totals = {NAMES[field]: amount for field, amount in counted.items()}
+        alike = {TARGET_FLOPS_PER_NODE: 100.0, DRAFT_FLOPS_PER_NODE: 10.0, TARGET_DEVICES: 1.0, DRAFT_DEVICES: 2.0}
+        return Counters(totals, alike, gaps, {TARGET_DEVICES: 2.0, DRAFT_DEVICES: 2.0}, {TARGET_PASS_SECONDS: {1: 0.007, 2: 0.008}})

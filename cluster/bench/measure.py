@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Protocol
 
 from cluster.bench.workload import Block, Case, Workload, blocks
@@ -13,6 +14,8 @@ from cluster.client import Completion, CompletionRequest
 from cluster.counters import Counters
 
 WARM_UP_TOKENS = 32
+NUM_PROBES = 8
+"""Requests of one token, to see what a request takes besides the target's work."""
 
 Clock = Callable[[], float]
 Progress = Callable[[str], None]
@@ -66,6 +69,14 @@ def measure(
             num_done += len(block.cases)
             progress(f"{num_done}/{workload.num_requests}  T={block.temperature:g}  {block.preset:<8} {result.tokens_per_s:7.1f} tokens/s")
     return results
+
+
+def request_seconds(workload: Workload, client: Client) -> float:
+    """What a request takes besides the target's work for it: of an answer that ends with its first token, the time after that token and
+    before the target had the request. Median."""
+    request = CompletionRequest(workload.prompts[0], preset=workload.presets[0], max_tokens=1, ignore_eos=True)
+    answers = [client.complete(request) for _ in range(NUM_PROBES)]
+    return median(answer.wall_s - answer.first_token_s for answer in answers)
 
 
 def _warm_up(workload: Workload) -> list[Block]:

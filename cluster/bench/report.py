@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.bench.machine import Machine
 from cluster.bench.measure import BlockResult
+from cluster.bench.service import ServiceFacts
 from cluster.bench.summary import Difference, Row, differences, summarise
 from cluster.bench.table import histogram, table
 from cluster.bench.workload import Workload
@@ -27,6 +28,7 @@ class Report:
     """The client's; a service on `--url` may run elsewhere."""
     command: str
     workload: Workload
+    service: ServiceFacts
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     results: tuple[BlockResult, ...]
@@ -61,6 +63,7 @@ class Report:
             "machine": asdict(self.machine),
             "command": self.command,
             "workload": asdict(self.workload),
+            "service": asdict(self.service),
             "identical_tokens": self.is_exact,
             "differences": [asdict(difference) for difference in self.differences],
             "rows": [asdict(row) for row in self.rows],
@@ -95,9 +98,11 @@ class Report:
         return "\n".join([f"all presets returned identical tokens: NO, {len(self.differences)} answers differ", *lines])
 
 
-def make_report(model: str, machine: Machine, command: str, workload: Workload, results: Sequence[BlockResult]) -> Report:
+def make_report(
+    model: str, machine: Machine, command: str, workload: Workload, service: ServiceFacts, results: Sequence[BlockResult]
+) -> Report:
     rows = tuple(summarise(results))
-    return Report(model, machine, command, workload, rows, tuple(differences(results)), tuple(results))
+    return Report(model, machine, command, workload, service, rows, tuple(differences(results)), tuple(results))
 
 
 def _requests(result: BlockResult) -> list[dict[str, Any]]:

@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import median
 
+from cluster.bench.cost import Cost, cost
 from cluster.bench.measure import BlockResult
+from cluster.bench.totals import Totals, totals
 from cluster.client import Completion
 from cluster.counters import Buckets
+from ssd_core.policies.submit import policy_of
 
-# Names in the service's /metrics.
-TARGET_NODES = "ssd_verify_nodes_total"
-TARGET_FLOPS_PER_NODE = "ssd_target_flops_per_node"
-DRAFT_NODES = "ssd_growth_nodes_total"
-DRAFT_FLOPS_PER_NODE = "ssd_draft_flops_per_node"
-LOOKUPS = "ssd_lookups_total"
-HITS = "ssd_lookup_hits_total"
 GAP_ON_HIT = "ssd_verify_gap_on_hit_seconds"
 WORK_ON_HIT = "ssd_verify_work_on_hit_seconds"
 
@@ -33,6 +29,8 @@ class Row:
     preset: str
     num_requests: int
     num_tokens: int
+    wall_s: float
+    """Of all blocks together."""
     tokens_per_s: float
     """Median over blocks: over requests at concurrency 1."""
     ratio_to_ar: float | None
@@ -49,9 +47,8 @@ class Row:
     """[i] = share of rounds with a speculation that accepted at least i + 1 of its tokens."""
     draft_wait_ms: float | None
     """Per round: time the session stood ready but waited for its draft."""
-    target_flops_per_token: float | None
-    """All nodes the target evaluated, the prompt's included, per emitted token."""
-    draft_flops_per_token: float | None
+    cost: Cost
+    totals: Totals
     gap_on_hit: Buckets
     """From the end of a verification to the launch of the next, when the outcome was in the store; one session running."""
     work_on_hit: Buckets
@@ -110,11 +107,15 @@ def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: di
     num_tokens = sum(len(completion.token_ids) for completion in completions)
     num_rounds = sum(account.num_rounds for account in accounts)
     num_drafts = sum(account.num_drafts for account in accounts)
+    wall_s = sum(result.wall_s for result in own)
+    counters = [result.counters for result in own]
+    sums = totals(counters)
     return Row(
         temperature=temperature,
         preset=preset,
         num_requests=len(completions),
         num_tokens=num_tokens,
+        wall_s=wall_s,
         tokens_per_s=median(result.tokens_per_s for result in own),
         ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ())),
         ratio_to_sd=paired_ratio(own, by_row.get((temperature, "sd"), ())),
@@ -122,24 +123,14 @@ def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: di
         decode_tokens_per_s=median(map(DECODE_SPEED, own)),
         decode_ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ()), DECODE_SPEED),
         tokens_per_round=_share(num_tokens, num_rounds),
-        hit_rate=_share(_counted(own, HITS), _counted(own, LOOKUPS)),
+        hit_rate=_share(sums.hits, sums.lookups),
         accepted_per_position=_per_position([account.accepted_per_position for account in accounts], num_drafts),
         draft_wait_ms=_share(1000 * sum(account.draft_wait_s for account in accounts), num_rounds),
-        target_flops_per_token=_cost(own, TARGET_NODES, TARGET_FLOPS_PER_NODE),
-        draft_flops_per_token=_cost(own, DRAFT_NODES, DRAFT_FLOPS_PER_NODE),
+        cost=cost(counters, sums, num_tokens, wall_s, policy_of(preset).uses_draft),
+        totals=sums,
         gap_on_hit=sum((result.counters.buckets(GAP_ON_HIT) for result in own), Buckets()),
         work_on_hit=sum((result.counters.buckets(WORK_ON_HIT) for result in own), Buckets()),
     )
-
-
-def _counted(results: Sequence[BlockResult], name: str) -> float:
-    return sum(result.counters.total(name) for result in results)
-
-
-def _cost(results: Sequence[BlockResult], nodes: str, flops_per_node: str) -> float | None:
-    """FLOPs per emitted token; None where the service does not say what a node costs."""
-    costs = [result.counters.largest[flops_per_node] for result in results if flops_per_node in result.counters.largest]
-    return max(costs) * _counted(results, nodes) / sum(result.num_tokens for result in results) if costs else None
 
 
 def _share(part: float, whole: float) -> float | None:

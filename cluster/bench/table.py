@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from cluster.bench.cost import Cost
 from cluster.bench.summary import Row
 from cluster.counters import Buckets
 
 HEADER = (
     "preset", "tokens/s", "vs ar", "vs sd", "first ms", "then tokens/s", "vs ar", "tok/round", "hits", "wait ms/round",
-    "target MFLOP/tok", "draft MFLOP/tok", "accepted at position 1, 2, ...",
+    "accepted at position 1, 2, ...",
+)  # fmt: skip
+COST_HEADER = (
+    "preset", "tokens/s per device", "target MFLOP/tok", "draft MFLOP/tok", "target held ms/tok", "busy", "draft held ms/tok", "busy",
 )  # fmt: skip
 POSITIONS_SHOWN = 8
 BAR_WIDTH = 40
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One block for each temperature."""
+    """For each temperature a block of speeds and a block of costs."""
     parts = []
-    for temperature, own in groupby(rows, key=lambda row: row.temperature):
-        lines = [HEADER, *(_cells(row) for row in own)]
-        parts.append(f"temperature {temperature:g}\n" + aligned(lines))
+    for temperature, group in groupby(rows, key=lambda row: row.temperature):
+        own = list(group)
+        parts.append(f"temperature {temperature:g}\n" + aligned([HEADER, *map(_cells, own)]))
+        parts.append(f"cost at temperature {temperature:g}\n" + aligned([COST_HEADER, *(_cost_cells(row.preset, row.cost) for row in own)]))
     return "\n\n".join(parts)
 
 
@@ -64,9 +69,20 @@ def _cells(row: Row) -> tuple[str, ...]:
         _number(row.tokens_per_round, "{:.2f}"),
         _number(row.hit_rate, "{:.0%}"),
         _number(row.draft_wait_ms, "{:.2f}"),
-        _number(row.target_flops_per_token, "{:.1f}", 1e-6),
-        _number(row.draft_flops_per_token, "{:.1f}", 1e-6),
         " ".join(f".{round(100 * share):02d}" if round(100 * share) < 100 else "1.0" for share in positions) or "-",
+    )
+
+
+def _cost_cells(preset: str, cost: Cost) -> tuple[str, ...]:
+    return (
+        preset,
+        _number(cost.tokens_per_s_per_device, "{:.1f}"),
+        _number(cost.target_flops, "{:.1f}", 1e-6),
+        _number(cost.draft_flops, "{:.1f}", 1e-6),
+        _number(cost.target_held_s, "{:.2f}", 1e3),
+        _number(cost.target_busy_s, "{:.2f}", 1e3),
+        _number(cost.draft_held_s, "{:.2f}", 1e3),
+        _number(cost.draft_busy_s, "{:.2f}", 1e3),
     )
 
 

@@ -103,6 +103,11 @@ def build_submit_policy(speculation: SpeculationConfig) -> SubmitPolicy:
             return SubmitTree(speculation.tree_nodes, waits=False, backup_tokens=speculation.backup_tokens)
 
 
+def policy_of(preset: str) -> SubmitPolicy:
+    """Of a preset as it is when nothing else is configured."""
+    return build_submit_policy(SpeculationConfig.model_validate({"preset": preset}))
+
+
 def worthwhile(gains: Sequence[float], base_gain: float, seconds: Callable[[int], float]) -> int:
     """How many of the optional nodes, offered by falling `gains` (each the probability of one more token), to submit.
 

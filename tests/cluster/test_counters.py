@@ -21,6 +21,21 @@ def test_replicas_are_summed() -> None:
     assert parse_metrics(TEXT).total("vllm:spec_decode_num_drafts_total") == 7
 
 
+def test_gauges_are_summed_and_those_by_nodes_are_told_apart() -> None:
+    counters = parse_metrics("""\
+# TYPE devices gauge
+devices{replica="a"} 1
+devices{replica="b"} 2
+# TYPE pass_seconds gauge
+pass_seconds{replica="a",nodes="1"} 0.002
+pass_seconds{replica="b",nodes="1"} 0.003
+pass_seconds{replica="a",nodes="8"} 0.004
+""")
+    later = counters.since(counters)
+    assert later.gauges["devices"] == 3 and later.largest["devices"] == 2
+    assert later.by_nodes["pass_seconds"] == {1: 0.003, 8: 0.004}
+
+
 def test_what_is_not_there_is_zero() -> None:
     assert parse_metrics(TEXT).total("nothing") == 0
     assert parse_metrics(TEXT).buckets("nothing") == Buckets()

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from cluster.bench.fake import FakeClient
-from cluster.bench.measure import measure
-from cluster.bench.summary import TARGET_NODES
+from cluster.bench.measure import measure, request_seconds
+from cluster.bench.totals import totals
 from cluster.bench.workload import Workload
 from cluster.client import Completion, CompletionRequest, ServiceError
 
@@ -40,8 +41,18 @@ def test_requests_ask_for_a_fixed_length() -> None:
 def test_counters_are_those_of_the_block() -> None:
     fake = client()
     results = measure(WORKLOAD, fake, clock=fake.clock)
-    rounds = {result.block.preset: result.counters.total(TARGET_NODES) / 2 for result in results}
+    rounds = {result.block.preset: totals([result.counters]).pass_nodes / 2 for result in results}
     assert rounds == {"ar": 12, "sd": 4}
+
+
+def test_a_request_takes_what_an_answer_of_one_token_takes_besides_the_targets_work() -> None:
+    class Far(FakeClient):
+        def complete(self, request: CompletionRequest) -> Completion:
+            return replace(super().complete(request), wall_s=0.05, first_token_s=0.03)
+
+    fake = Far({"ar": 1, "sd": 3})
+    assert request_seconds(WORKLOAD, fake) == pytest.approx(0.02)
+    assert {request.max_tokens for request in fake.requests} == {1}
 
 
 def test_progress_counts_up_to_all_requests() -> None:

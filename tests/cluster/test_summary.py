@@ -8,6 +8,7 @@ from cluster.bench.fake import FakeClient
 from cluster.bench.machine import this_machine
 from cluster.bench.measure import BlockResult, measure
 from cluster.bench.report import Report, make_report
+from cluster.bench.service import service_facts
 from cluster.bench.summary import differences, paired_ratio, summarise
 from cluster.bench.table import aligned, histogram, table
 from cluster.bench.workload import Block, Case, Workload
@@ -67,9 +68,24 @@ def test_rates_and_cost() -> None:
     assert tree.hit_rate == pytest.approx(0.75)
     assert tree.accepted_per_position == (1.0, 1.0, 1.0)
     assert tree.draft_wait_ms == pytest.approx(1.0)
-    assert tree.target_flops_per_token == pytest.approx(100 * 2 / 4)
-    assert tree.draft_flops_per_token == pytest.approx(10 * 10 / 4)
+    assert tree.cost.target_flops == pytest.approx(100 * 2 / 4)
+    assert tree.cost.draft_flops == pytest.approx(10 * 10 / 4)
     assert autoregressive.accepted_per_position == ()
+
+
+def test_device_seconds_are_held_by_all_processes_and_busy_in_what_they_evaluate() -> None:
+    tree = summarise(results())[2].cost
+    assert tree.target_held_s == pytest.approx(2 * 0.01 / 4)  # two replicas of one device, rounds of 10 ms, four tokens in each
+    assert tree.draft_held_s == pytest.approx(2 * 0.01 / 4)
+    assert tree.target_busy_s == pytest.approx(0.008 / 4)
+    assert tree.draft_busy_s == pytest.approx(2 * 0.005 / 4)
+    assert tree.tokens_per_s_per_device == pytest.approx(400 / 4)
+
+
+def test_plain_decoding_is_not_charged_for_a_draft_it_does_not_need() -> None:
+    autoregressive = summarise(results())[0].cost
+    assert autoregressive.draft_held_s == 0
+    assert autoregressive.tokens_per_s_per_device == pytest.approx(100 / 2)
 
 
 def test_equal_answers_are_no_difference() -> None:
@@ -77,7 +93,8 @@ def test_equal_answers_are_no_difference() -> None:
 
 
 def test_an_unknown_price_is_none() -> None:
-    assert summarise([block_result("ar", 0, 1.0)])[0].target_flops_per_token is None
+    cost = summarise([block_result("ar", 0, 1.0)])[0].cost
+    assert cost.target_flops is None and cost.target_held_s is None and cost.tokens_per_s_per_device is None
 
 
 def test_a_different_answer_is_found_and_named() -> None:
@@ -88,7 +105,8 @@ def test_a_different_answer_is_found_and_named() -> None:
 
 
 def a_report(fake: FakeClient | None = None) -> Report:
-    return make_report("m", this_machine(), "ssd-serve bench", WORKLOAD, results(fake))
+    measured = results(fake)
+    return make_report("m", this_machine(), "ssd-serve bench", WORKLOAD, service_facts(measured[-1].counters, 0.005), measured)
 
 
 def test_the_report_says_that_tokens_are_identical() -> None:
@@ -110,6 +128,8 @@ def test_the_json_is_strict_and_whole() -> None:
     assert len(content["rows"]) == 6
     assert len(content["requests"]) == WORKLOAD.num_requests
     assert content["machine"]["num_cores"] >= 1
+    assert content["service"]["pass_s"] == [0.007, 0.008] and content["service"]["num_targets"] == 2
+    assert content["rows"][2]["totals"]["pass_nodes"] == 2 * content["rows"][2]["totals"]["rounds"] > 0
 
 
 def test_the_chart_is_a_png(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -124,9 +144,9 @@ def test_table_columns_are_aligned() -> None:
     assert lines == ["preset    n  last", "a       100  x"]
 
 
-def test_the_table_has_a_part_for_each_temperature() -> None:
+def test_the_table_has_speeds_and_costs_for_each_temperature() -> None:
     text = table(summarise(results()))
-    assert text.count("preset") == 2
+    assert text.count("tokens/s per device") == 2 and text.count("preset") == 4
     assert "4.00x" in text
 
 

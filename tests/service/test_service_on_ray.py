@@ -170,6 +170,12 @@ async def test_metrics_have_vllms_names_and_ours(client: httpx.AsyncClient) -> N
         "ssd_http_requests_total{",
         "ssd_pool_drafts ",
         "ssd_draft_busy_seconds_total{",
+        "ssd_growth_busy_seconds_total{",
+        "ssd_growth_steps_total{",
+        "ssd_target_devices{",
+        "ssd_draft_devices{",
+        "ssd_target_pass_seconds{",
+        "ssd_hit_rounds_total{",
     )
 
     async def are_all_there() -> bool:

@@ -1,0 +1,46 @@
+"""What the loop counts adds up."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssd_core.loop_stats import LoopCounters, LoopStats
+from tests.core.driver import drive, requests
+
+
+def stats_of(preset: str) -> LoopStats:
+    stats = drive(requests(3, preset)).stats
+    assert stats is not None
+    return stats
+
+
+@pytest.mark.parametrize("preset", ["ssd", "ssd-tree"])
+def test_every_round_but_a_sessions_first_began_with_a_hit_or_a_miss(preset: str) -> None:
+    stats = stats_of(preset)
+    assert (stats.hit_rounds, stats.miss_rounds) == (stats.hits, stats.lookups - stats.hits)
+    assert stats.hit_rounds + stats.miss_rounds == stats.rounds - 3
+    assert stats.hit_tokens / stats.hit_rounds > stats.miss_tokens / stats.miss_rounds >= 1
+
+
+def test_after_a_miss_a_chain_preset_submits_nothing_and_gets_one_token() -> None:
+    stats = stats_of("ssd")
+    assert stats.miss_tokens == stats.miss_rounds > 0
+
+
+@pytest.mark.parametrize("preset", ["ar", "sd", "tree"])
+def test_presets_that_look_nothing_up_have_neither_hits_nor_misses(preset: str) -> None:
+    stats = stats_of(preset)
+    assert stats.hit_rounds == stats.miss_rounds == stats.hit_tokens == stats.miss_tokens == 0
+
+
+def test_only_presets_that_wait_give_the_draft_a_turn() -> None:
+    assert stats_of("sd").draft_turn_s > 0
+    assert stats_of("ssd-tree").draft_turn_s == 0
+
+
+def test_passes_that_read_prompts_are_told_apart() -> None:
+    counters = LoopCounters()
+    counters.count_pass(100, 0.5, has_prompts=True)
+    counters.count_pass(7, 0.01, has_prompts=False)
+    assert (counters.passes, counters.pass_nodes, counters.pass_s) == (2, 107, 0.51)
+    assert (counters.prompt_passes, counters.prompt_pass_nodes, counters.prompt_pass_s) == (1, 100, 0.5)
