@@ -11,6 +11,8 @@ PRESETS: tuple[PresetName, ...] = ("ar", "sd", "tree", "ssd", "saguaro", "ssd-tr
 TREE_PRESETS: tuple[PresetName, ...] = ("tree", "ssd-tree")
 """Those that submit more than a chain."""
 
+BackupName = Literal["none", "ngram", "wait", "by-batch", "by-gain"]
+
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -64,8 +66,14 @@ class SpeculationConfig(Config):
     lookup_tokens: int = Field(default=3, ge=0, le=16)
     """Most tokens guessed by prompt look-up beyond the best node of a growth step and evaluated with it, where the step has room
     (`tree`, `ssd-tree`)."""
+    backup: BackupName | None = None
+    """What a session does on a miss, where target and draft work at the same time: `none` (nothing), `ngram` (prompt look-up), `wait`
+    (for the draft), `by-batch` (as published: `wait` below the critical batch size, else `ngram`), `by-gain` (whichever gains more tokens a
+    second). None: the preset's own, `none` (`ssd`), `by-batch` (`saguaro`) or `by-gain` (`ssd-tree`)."""
     backup_tokens: int = Field(default=6, ge=0, le=32)
-    """Tokens guessed by prompt look-up at the target, beyond the likeliest end of what the draft has grown (`ssd-tree`)."""
+    """Tokens guessed by prompt look-up at the target, beyond the likeliest end of what the draft has grown (all but `none` and `wait`)."""
+    backup_levels: int = Field(default=2, ge=1, le=32)
+    """Levels that a waiting session has its draft grow before it goes on."""
     growth_limit: int = Field(default=96, ge=2, le=4096)
     """Most evaluated nodes held below the root; growth pauses there."""
     fan_out_shape: Literal["uniform", "geometric", "best-first"] | None = None

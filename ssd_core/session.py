@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from ssd_core.acceptance import build_acceptance
 from ssd_core.lookup import PromptLookup
+from ssd_core.policies.backup import build_backup
 from ssd_core.policies.submit import SubmitPolicy
 from ssd_core.sampling import TokenRule
 from ssd_core.text import TextStream
@@ -57,7 +58,12 @@ class TargetSession:
         self.acceptance = build_acceptance(rule, sampling, request.speculation)
         self.is_after_hit: bool | None = None
         """Whether the last look-up, from which the next round's speculation comes, was a hit; None: there was none."""
-        self._lookup = PromptLookup(self.tokens) if submit.backup_tokens else None
+        self.backup = build_backup(request.speculation)
+        self.missed_at: float | None = None
+        """When its last outcome was found to be a miss, if it was one."""
+        self.wait_levels = 0
+        """Levels that its draft must have grown before its next round."""
+        self._lookup = PromptLookup(self.tokens) if self.backup.num_guesses else None
         self._guess_edge = GUESS_EDGE
         self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
         self._text = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output) if sampling.stop and tokenizer else None
@@ -69,6 +75,11 @@ class TargetSession:
         self._draft_wait_s = 0.0
         self._arrived_at = arrived_at
         self._first_token_s = 0.0
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether its round began after a wait for the draft."""
+        return self.wait_levels > 0
 
     @property
     def id(self) -> str:
@@ -88,7 +99,7 @@ class TargetSession:
             return
         chain = tree.best_chain(len(tree))
         end = chain[-1] if chain else tree.root
-        room = self.submit.backup_tokens - sum(node.is_guess for node in chain)
+        room = self.backup.num_guesses - sum(node.is_guess for node in chain)
         tree.guess(end, self._lookup.guess([node.token for node in chain], room), self._guess_edge)
 
     def learn_guess(self, node: Node, chosen: int) -> None:
@@ -123,8 +134,10 @@ class TargetSession:
         for i in range(num_accepted):
             self._accepted_per_position[i] += 1
 
-    def count_lookup(self, is_hit: bool) -> None:
+    def count_lookup(self, is_hit: bool, now: float) -> None:
         self.is_after_hit = is_hit
+        self.missed_at = None if is_hit else now
+        self.wait_levels = 0
         self._num_lookups += 1
         self._num_hits += is_hit
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,10 +17,12 @@ from itertools import accumulate
 import torch
 from tokenizers import Tokenizer
 
+from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError, InvalidRequestError
 from ssd_core.link import DraftLink
 from ssd_core.loop_stats import LoopCounters, LoopStats
+from ssd_core.policies.backup import Average, Miss, MissEstimates
 from ssd_core.policies.submit import build_submit_policy, worthwhile
 from ssd_core.round_cost import RoundCost
 from ssd_core.sampling import Rows, TokenRule, choices, scores
@@ -116,6 +118,10 @@ class TargetLoop:
         self._running: dict[str, TargetSession] = {}
         self._num_queued = 0
         self._counters = LoopCounters()
+        self._round_s: dict[int, Average] = defaultdict(lambda: Average(step_times.at(1)))
+        """By level of load: from a launch to the next."""
+        self._missed: dict[tuple[PresetName, int], MissEstimates] = defaultdict(MissEstimates)
+        """By preset and level of load."""
         self._launch: Launch | None = None
         """The newest, unless the loop has waited since."""
         self._verified_at: float | None = None
@@ -210,6 +216,9 @@ class TargetLoop:
         ready = [session for session in self._running.values() if self._is_ready(session)]
         now = self._clock()
         self._counters.draft_turn_s += sum(now - session.ready_since for session in ready if session.ready_since is not None)
+        for session in ready:
+            if session.has_waited and session.missed_at is not None:
+                self._estimates(session).wait_s.add(now - session.missed_at)
         entries = self._entries(ready) if ready else []
         self._send_outcomes(entries)
         return Round(tuple(entries)) if entries else None
@@ -259,10 +268,12 @@ class TargetLoop:
         self._link.open(session.opening())
 
     def _is_ready(self, session: TargetSession) -> bool:
-        """A session whose preset waits for the draft is ready when the draft is, or cannot be waited for."""
+        """A session that waits for its draft, by preset or after a miss, is ready when the draft is, or cannot be waited for."""
         if self._engine.trunk_length(session.id) < len(session.tokens) - 1:
             return True  # its prompt is not evaluated yet
-        if session.submit.is_ready(self._store[session.id]) or not self._link.has_draft(session.id):
+        stored = self._store[session.id]
+        has_waited = stored.is_exhausted or stored.tree.grown_levels(session.wait_levels) == session.wait_levels
+        if (session.submit.is_ready(stored) and has_waited) or not self._link.has_draft(session.id):
             return True
         now = self._clock()
         if session.ready_since is None:
@@ -350,6 +361,7 @@ class TargetLoop:
         if self._launch is not None and not self._launch.round.has_prompts:
             last = self._launch.round
             self._round_cost.observe(len(last.entries), last.num_nodes, began - self._launch.at)
+            self._round_s[_level(len(last.entries))].add(began - self._launch.at)
         self._launch = Launch(began, this_round)
         logits = self._engine.evaluate(parts)
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
@@ -392,6 +404,8 @@ class TargetLoop:
         num_accepted = min(len(rows) - 1, len(tokens))
         num_logprobs = session.request.sampling.logprobs
         logprobs = logprobs_of(logits[rows[: len(tokens)]], tokens, num_logprobs) if num_logprobs is not None else ()
+        if session.is_after_hit is not None:
+            self._estimates(session).observe_round(session.is_after_hit, session.has_waited, len(accepted) + 1)
         session.commit(tokens, len(entry.nodes), num_accepted, self._clock())
         self._counters.count_round(len(tokens), len(entry.nodes), num_accepted, session.is_after_hit)
         if ending.reason is not None:
@@ -435,9 +449,24 @@ class TargetLoop:
             session = verdict.session
             is_hit = self._store.look_up(session.id)
             if session.submit.uses_draft and not session.submit.waits:
-                self._counters.count_lookup(is_hit, self._clock() - began)
-                session.count_lookup(is_hit)
+                now = self._clock()
+                self._counters.count_lookup(is_hit, now - began)
+                session.count_lookup(is_hit, now)
+                self._estimates(session).hit_rate.add(is_hit)
+                if not is_hit:
+                    self._choose_backup(session)
             self._all_hit &= is_hit
+
+    def _choose_backup(self, session: TargetSession) -> None:
+        tree = self._store[session.id].tree
+        session.guess(tree)
+        tokens_alone = 1.0 + sum(map(tree.reach, session.submit.nodes(tree)))
+        num_sessions = len(self._running)
+        miss = Miss(num_sessions, tokens_alone, self._round_s[_level(num_sessions)].value, self._estimates(session))
+        session.wait_levels = session.backup.levels(miss)
+
+    def _estimates(self, session: TargetSession) -> MissEstimates:
+        return self._missed[session.request.speculation.preset, _level(len(self._running))]
 
     # ------------------------------------------------------------ room
 
@@ -458,6 +487,11 @@ class TargetLoop:
             )
         if self._cells(request, max_nodes) > self._engine.num_cells:
             raise InvalidRequestError("max_tokens", f"needs {self._cells(request, max_nodes)} KV cells, there are {self._engine.num_cells}")
+
+
+def _level(num_sessions: int) -> int:
+    """Of load: 1, 2 and 3, 4 to 7, ... sessions share what is learned."""
+    return num_sessions.bit_length()
 
 
 def _rows(entry: Entry, root: Node) -> Rows:

@@ -159,6 +159,14 @@ class SpeculationTree:
             node = node.best_child()
         return chain
 
+    def grown_levels(self, limit: int) -> int:
+        """How many levels, at most `limit`, the likeliest path proposed by the draft has."""
+        node, levels = self.root, 0
+        while levels < limit and (proposed := [child for child in node.children.values() if not child.is_guess]):
+            node = max(proposed, key=by_reach)
+            levels += 1
+        return levels
+
     def path_to(self, node: Node) -> list[int]:
         """Tokens from below the root to `node`."""
         path: list[int] = []

@@ -26,10 +26,6 @@ class SubmitPolicy(Protocol):
     def is_sized(self) -> bool:
         """Whether fewer of `nodes` may be submitted, by what they are worth against T_verify(n)."""
 
-    @property
-    def backup_tokens(self) -> int:
-        """Tokens guessed by prompt look-up beyond the likeliest end of the tree, before `nodes` chooses."""
-
     def is_ready(self, stored: StoredSession) -> bool:
         """Whether a round may begin with what the draft has given so far."""
 
@@ -44,7 +40,6 @@ class SubmitNothing:
     waits = False
     max_nodes = 0
     is_sized = False
-    backup_tokens = 0
 
     def is_ready(self, stored: StoredSession) -> bool:
         return True
@@ -58,7 +53,6 @@ class SubmitChain:
 
     uses_draft = True
     is_sized = False
-    backup_tokens = 0
 
     def __init__(self, lookahead: int, waits: bool) -> None:
         self.max_nodes = lookahead
@@ -72,15 +66,14 @@ class SubmitChain:
 
 
 class SubmitTree:
-    """`tree` (waits until the draft has done its steps) and `ssd-tree` (takes what is there, and looks up what is not)."""
+    """`tree` (waits until the draft has done its steps) and `ssd-tree` (takes what is there)."""
 
     uses_draft = True
     is_sized = True
 
-    def __init__(self, max_nodes: int, waits: bool, backup_tokens: int = 0) -> None:
+    def __init__(self, max_nodes: int, waits: bool) -> None:
         self.max_nodes = max_nodes
         self.waits = waits
-        self.backup_tokens = backup_tokens
 
     def is_ready(self, stored: StoredSession) -> bool:
         return not self.waits or stored.is_exhausted
@@ -100,7 +93,7 @@ def build_submit_policy(speculation: SpeculationConfig) -> SubmitPolicy:
         case "ssd" | "saguaro":
             return SubmitChain(speculation.lookahead, waits=False)
         case "ssd-tree":
-            return SubmitTree(speculation.tree_nodes, waits=False, backup_tokens=speculation.backup_tokens)
+            return SubmitTree(speculation.tree_nodes, waits=False)
 
 
 def policy_of(preset: str) -> SubmitPolicy:

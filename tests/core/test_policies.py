@@ -110,8 +110,8 @@ def test_prompt_look_up_asks_the_sequence_first_and_opinions_after() -> None:
 
 
 def test_a_session_learns_what_its_guesses_are_worth() -> None:
-    submit = SubmitTree(max_nodes=6, waits=False, backup_tokens=3)
-    request = GenerationRequest("a", (1, 2, 3, 1, 2), SamplingParams(), SpeculationConfig())
+    submit = SubmitTree(max_nodes=6, waits=False)
+    request = GenerationRequest("a", (1, 2, 3, 1, 2), SamplingParams(), SpeculationConfig(backup_tokens=3))
     session = TargetSession(request, lambda emission: None, TokenRule(request.sampling, request.prompt, 5, 16, ()), submit, (), None, 0.0)
     reaches = []
     for _ in range(60):

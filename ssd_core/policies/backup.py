@@ -1,0 +1,142 @@
+"""What a session does when its outcome was not prepared for: go on at once with what prompt look-up says, or wait for its draft to grow
+some levels. Only the session that missed is concerned; hits in the same batch never wait for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ssd_core import theory
+from ssd_core.config import BackupName, PresetName, SpeculationConfig
+
+PRESET_BACKUPS: dict[PresetName, BackupName] = {"saguaro": "by-batch", "ssd-tree": "by-gain"}
+"""`none` for the others."""
+MEMORY = 0.05
+"""Weight of the newest observation in the averages below."""
+TRIAL_EVERY = 32
+"""One miss in so many does what seems the worse, or its figures would never change."""
+
+
+@dataclass(slots=True)
+class Average:
+    """Of what was observed lately; `value` is a guess until then."""
+
+    value: float
+    num_observed: int = 0
+
+    def add(self, observed: float) -> None:
+        self.num_observed += 1
+        self.value += max(MEMORY, 1.0 / self.num_observed) * (observed - self.value)
+
+
+@dataclass(slots=True)
+class MissEstimates:
+    """Learned on line from the rounds of one preset, at one level of load."""
+
+    hit_rate: Average = field(default_factory=lambda: Average(0.8))
+    tokens_after_hit: Average = field(default_factory=lambda: Average(3.0))
+    tokens_after_wait: Average = field(default_factory=lambda: Average(2.5))
+    tokens_alone: Average = field(default_factory=lambda: Average(1.0))
+    """Of rounds that went on at once after a miss."""
+    wait_s: Average = field(default_factory=lambda: Average(0.0))
+    """From a miss to the launch of the session's next round, when it waited."""
+    num_misses: int = 0
+
+    def observe_round(self, is_after_hit: bool, has_waited: bool, num_tokens: int) -> None:
+        after = self.tokens_after_hit if is_after_hit else self.tokens_after_wait if has_waited else self.tokens_alone
+        after.add(num_tokens)
+
+    @property
+    def tokens_per_round(self) -> float:
+        hits = self.hit_rate.value
+        return hits * self.tokens_after_hit.value + (1.0 - hits) * self.tokens_alone.value
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """One session's miss."""
+
+    num_sessions: int
+    """Running now."""
+    tokens_alone: float
+    """What its next round yields if it begins at once: the bonus token, and what is expected of guesses by prompt look-up."""
+    round_s: float
+    """From a launch to the next, lately."""
+    learned: MissEstimates
+
+
+class Backup(Protocol):
+    @property
+    def num_guesses(self) -> int:
+        """Most tokens guessed by prompt look-up."""
+
+    def levels(self, miss: Miss) -> int:
+        """Levels the draft must have grown before the session's next round; 0: it begins at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """`none` and `ngram`."""
+
+    num_guesses: int
+
+    def levels(self, miss: Miss) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """`wait`: the neural backup."""
+
+    num_levels: int
+    num_guesses = 0
+
+    def levels(self, miss: Miss) -> int:
+        return self.num_levels
+
+
+@dataclass(frozen=True, slots=True)
+class ByBatch:
+    """`by-batch`, as published: below the critical batch size b* the neural backup, above it the fast one (Theorem 17)."""
+
+    num_levels: int
+    num_guesses: int
+
+    def levels(self, miss: Miss) -> int:
+        learned = miss.learned
+        slow = theory.Backup(learned.tokens_after_wait.value, learned.wait_s.value / miss.round_s)
+        fast = theory.Backup(miss.tokens_alone, 0.0)
+        hidden_growth = 1.0  # it goes on until the verdict falls, and no longer
+        size = theory.critical_batch(learned.hit_rate.value, learned.tokens_after_hit.value, hidden_growth, fast, slow)
+        return self.num_levels if miss.num_sessions < size else 0
+
+
+@dataclass(frozen=True, slots=True)
+class ByGain:
+    """`by-gain`: wait where the tokens it gains are worth the time, at the rate at which such a session yields tokens otherwise."""
+
+    num_levels: int
+    num_guesses: int
+
+    def levels(self, miss: Miss) -> int:
+        learned = miss.learned
+        learned.num_misses += 1
+        tokens_per_s = learned.tokens_per_round / miss.round_s
+        gain = learned.tokens_after_wait.value - miss.tokens_alone - tokens_per_s * learned.wait_s.value
+        is_trial = learned.num_misses % TRIAL_EVERY == 0
+        return self.num_levels if (gain > 0.0) != is_trial else 0
+
+
+def build_backup(speculation: SpeculationConfig) -> Backup:
+    match speculation.backup or PRESET_BACKUPS.get(speculation.preset, "none"):
+        case "none":
+            return GoOn(0)
+        case "ngram":
+            return GoOn(speculation.backup_tokens)
+        case "wait":
+            return Wait(speculation.backup_levels)
+        case "by-batch":
+            return ByBatch(speculation.backup_levels, speculation.backup_tokens)
+        case "by-gain":
+            return ByGain(speculation.backup_levels, speculation.backup_tokens)
