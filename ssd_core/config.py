@@ -86,6 +86,13 @@ class SpeculationConfig(Config):
     """C of Saguaro sampling: the draft draws its `fan_out` likeliest tokens with this fraction of their weight, so that what replaces a
     rejected token is likelier to be prepared for (`rejection`)."""
 
+    self_tuning: bool = True
+    """Speculate only where it pays: found out by trials at each level of load (`ssd-tree`; the other presets do as they are told)."""
+
+    @property
+    def is_tuned(self) -> bool:
+        return self.self_tuning and self.preset == "ssd-tree"
+
     @model_validator(mode="after")
     def _rejection_takes_chains(self) -> SpeculationConfig:
         if self.verification == "rejection" and self.preset in TREE_PRESETS:

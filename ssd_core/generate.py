@@ -110,7 +110,7 @@ class Pair:
         **sampling: Any,
     ) -> Iterator[Chunk]:
         """Generate, a chunk a round. `sampling`: the fields of SamplingParams. Raises InvalidRequestError, naming the field."""
-        request = self._request(prompt, speculation or SpeculationConfig(preset=preset), sampling_params(**sampling))
+        request = self._request(prompt, speculation or SpeculationConfig(preset=preset, self_tuning=False), sampling_params(**sampling))
         emissions: list[Emission] = []
         self.loop.add(request, emissions.append)
         text = TextStream(self.tokenizer, request.sampling.stop, request.sampling.include_stop_str_in_output)

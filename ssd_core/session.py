@@ -50,6 +50,12 @@ class TargetSession:
         self.rule = rule
         self.submit = submit
         self.tokens = list(request.prompt)
+        self.speculates = False
+        """In this round."""
+        self.has_draft = False
+        """A draft has been asked to take it up ..."""
+        self.needs_draft = True
+        """... or must be, before it speculates."""
         self.ready_since: float | None = None
         """When it first stood ready but for its draft, in this round."""
         self.told_length = 0
@@ -75,6 +81,11 @@ class TargetSession:
         self._draft_wait_s = 0.0
         self._arrived_at = arrived_at
         self._first_token_s = 0.0
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it speculates only where that pays."""
+        return self.request.speculation.is_tuned
 
     @property
     def has_waited(self) -> bool:

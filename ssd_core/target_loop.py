@@ -28,6 +28,7 @@ from ssd_core.round_cost import RoundCost
 from ssd_core.sampling import Rows, TokenRule, choices, scores
 from ssd_core.session import Sink, TargetSession, logprobs_of
 from ssd_core.store import SpeculationStore
+from ssd_core.switch import Regime, Switch, load_level
 from ssd_core.tree import Node
 from ssd_core.types import Emission, FinishReason, GenerationRequest, Outcome, StepTimes, TokenLogprob
 
@@ -73,6 +74,9 @@ class Launch:
 
     at: float
     round: Round
+    regime: Regime
+    tokens_before: int
+    """That the loop had emitted by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ class TargetLoop:
         """By level of load: from a launch to the next."""
         self._missed: dict[tuple[PresetName, int], MissEstimates] = defaultdict(MissEstimates)
         """By preset and level of load."""
+        self._switches: dict[Regime, Switch] = defaultdict(Switch)
+        self._regime = self._regime_now()
         self._launch: Launch | None = None
         """The newest, unless the loop has waited since."""
         self._verified_at: float | None = None
@@ -213,6 +219,7 @@ class TargetLoop:
     def _submit(self) -> Round | None:
         self._take_requests()
         self._admit()
+        self._turn_speculation()
         ready = [session for session in self._running.values() if self._is_ready(session)]
         now = self._clock()
         self._counters.draft_turn_s += sum(now - session.ready_since for session in ready if session.ready_since is not None)
@@ -245,8 +252,19 @@ class TargetLoop:
             self._waiting.popleft()
             self._running[session.id] = session
             self._store.open(session.id, session.tokens)
-            if session.submit.uses_draft:
+
+    def _turn_speculation(self) -> None:
+        """Give a draft to those who are to have one and have none yet."""
+        self._regime = self._regime_now()
+        is_on = self._switches[self._regime].is_on
+        for session in self._running.values():
+            session.speculates = session.submit.uses_draft and (is_on or not session.is_tuned)
+            if session.speculates and session.needs_draft:
                 self._open_draft(session)
+
+    def _regime_now(self) -> Regime:
+        num_sampled = sum(session.rule.temperature > 0 for session in self._running.values())
+        return Regime(load_level(len(self._running)), 2 * num_sampled > len(self._running))
 
     def _ingest(self) -> None:
         lost = list(self._link.needs_open())
@@ -260,17 +278,20 @@ class TargetLoop:
 
     def _reopen(self, session_id: str) -> None:
         session = self._running.get(session_id)
-        if session is not None and session.submit.uses_draft:
+        if session is not None and session.speculates:
             self._open_draft(session)
+        elif session is not None:
+            session.needs_draft = True
 
     def _open_draft(self, session: TargetSession) -> None:
+        session.has_draft, session.needs_draft = True, False
         self._store[session.id].acknowledged_length = session.told_length = len(session.tokens)
         self._link.open(session.opening())
 
     def _is_ready(self, session: TargetSession) -> bool:
         """A session that waits for its draft, by preset or after a miss, is ready when the draft is, or cannot be waited for."""
-        if self._engine.trunk_length(session.id) < len(session.tokens) - 1:
-            return True  # its prompt is not evaluated yet
+        if not session.speculates or self._engine.trunk_length(session.id) < len(session.tokens) - 1:
+            return True  # nothing to wait for, or its prompt is not evaluated yet
         stored = self._store[session.id]
         has_waited = stored.is_exhausted or stored.tree.grown_levels(session.wait_levels) == session.wait_levels
         if (session.submit.is_ready(stored) and has_waited) or not self._link.has_draft(session.id):
@@ -296,7 +317,7 @@ class TargetLoop:
             budget -= len(chunk) if len(pending) > 1 else 0
             is_last_chunk = len(chunk) == len(pending)
             nodes: list[Node] = []
-            if is_last_chunk:
+            if is_last_chunk and session.speculates:
                 session.guess(self._store[session.id].tree)
                 nodes = session.submit.nodes(self._store[session.id].tree)
             entries.append(Entry(session, chunk, tuple(nodes[: self._room(session)]), is_last_chunk))
@@ -340,7 +361,7 @@ class TargetLoop:
         outcomes = [
             self._outcome(session, submitted.get(session.id, ()))
             for session in self._running.values()
-            if session.submit.uses_draft and (session.id in submitted or session.told_length != len(session.tokens))
+            if session.speculates and (session.id in submitted or session.told_length != len(session.tokens))
         ]
         if outcomes:
             self._link.send_outcomes(outcomes)
@@ -359,14 +380,21 @@ class TargetLoop:
             cpu_s = time.thread_time() - self._verified_at_cpu
             self._counters.count_gap(began - self._verified_at, cpu_s, is_single_hit=self._all_hit and len(parts) == 1)
         if self._launch is not None and not self._launch.round.has_prompts:
-            last = self._launch.round
-            self._round_cost.observe(len(last.entries), last.num_nodes, began - self._launch.at)
-            self._round_s[_level(len(last.entries))].add(began - self._launch.at)
-        self._launch = Launch(began, this_round)
+            self._learn_round(self._launch, began - self._launch.at)
+        self._launch = Launch(began, this_round, self._regime, self._counters.tokens)
         logits = self._engine.evaluate(parts)
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
         self._counters.count_pass(this_round.num_nodes, self._verified_at - began, this_round.has_prompts)
         return logits
+
+    def _learn_round(self, launch: Launch, seconds: float) -> None:
+        """What a round without prompts took, and what it gave."""
+        num_sessions = len(launch.round.entries)
+        self._round_cost.observe(num_sessions, launch.round.num_nodes, seconds)
+        self._round_s[load_level(num_sessions)].add(seconds)
+        if all(entry.session.is_tuned for entry in launch.round.entries):
+            plain_rate = num_sessions / self._round_cost.seconds(num_sessions, num_sessions)
+            self._switches[launch.regime].observe(self._counters.tokens - launch.tokens_before, seconds, plain_rate)
 
     # ------------------------------------------------------------ commit
 
@@ -430,7 +458,7 @@ class TargetLoop:
         if self._running.pop(session.id, None) is not None:
             self._engine.close(session.id)
             self._store.close(session.id)
-            if session.submit.uses_draft:
+            if session.has_draft:
                 self._link.close(session.id)
         self._counters.finished[reason.value] += 1
         session.sink(Emission(session.id, tokens, logprobs, reason, error, session.stats()))
@@ -448,13 +476,15 @@ class TargetLoop:
         for verdict in verdicts:
             session = verdict.session
             is_hit = self._store.look_up(session.id)
-            if session.submit.uses_draft and not session.submit.waits:
+            if session.speculates and not session.submit.waits:
                 now = self._clock()
                 self._counters.count_lookup(is_hit, now - began)
                 session.count_lookup(is_hit, now)
                 self._estimates(session).hit_rate.add(is_hit)
                 if not is_hit:
                     self._choose_backup(session)
+            else:
+                session.is_after_hit = None
             self._all_hit &= is_hit
 
     def _choose_backup(self, session: TargetSession) -> None:
@@ -462,11 +492,11 @@ class TargetLoop:
         session.guess(tree)
         tokens_alone = 1.0 + sum(map(tree.reach, session.submit.nodes(tree)))
         num_sessions = len(self._running)
-        miss = Miss(num_sessions, tokens_alone, self._round_s[_level(num_sessions)].value, self._estimates(session))
+        miss = Miss(num_sessions, tokens_alone, self._round_s[load_level(num_sessions)].value, self._estimates(session))
         session.wait_levels = session.backup.levels(miss)
 
     def _estimates(self, session: TargetSession) -> MissEstimates:
-        return self._missed[session.request.speculation.preset, _level(len(self._running))]
+        return self._missed[session.request.speculation.preset, load_level(len(self._running))]
 
     # ------------------------------------------------------------ room
 
@@ -487,11 +517,6 @@ class TargetLoop:
             )
         if self._cells(request, max_nodes) > self._engine.num_cells:
             raise InvalidRequestError("max_tokens", f"needs {self._cells(request, max_nodes)} KV cells, there are {self._engine.num_cells}")
-
-
-def _level(num_sessions: int) -> int:
-    """Of load: 1, 2 and 3, 4 to 7, ... sessions share what is learned."""
-    return num_sessions.bit_length()
 
 
 def _rows(entry: Entry, root: Node) -> Rows:

@@ -42,7 +42,9 @@ def requests(count: int, preset: str, *, seed: int = 0, speculation: dict | None
     for i in range(count):
         prompt = tuple((7 * i + 3 * j + seed) % 64 for j in range(3 + 5 * i))
         params = SamplingParams(**{"max_tokens": 50, "seed": 100 * seed + i, "ignore_eos": True, **sampling})
-        made.append(GenerationRequest(f"s{i}", prompt, params, SpeculationConfig(preset=preset, **(speculation or {}))))
+        made.append(
+            GenerationRequest(f"s{i}", prompt, params, SpeculationConfig(preset=preset, **{"self_tuning": False, **(speculation or {})}))
+        )
     return made
 
 

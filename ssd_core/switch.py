@@ -1,0 +1,96 @@
+"""Whether speculation pays at all, found out while serving: tokens/s with it against tokens/s without, by level of load and kind of text.
+
+Submissions are sized by what they are worth (`worthwhile`), so speculation does little harm to the rounds themselves. But the draft takes
+its share of a machine that it does not have for itself, and a busy target has no room for guesses. Both show in the rate alone. So the side
+that is not in use is tried now and then, the more rarely the more often it has lost.
+"""
+
+from __future__ import annotations
+
+from math import log2
+from typing import NamedTuple
+
+SETTLE_S = 0.1
+"""After a turn, until drafts have caught up: not counted."""
+TRIAL_S = 0.25
+FIRST_HOLD_S, LONGEST_HOLD_S = 1.0, 64.0
+"""Between trials; doubled by each that was lost."""
+MEMORY_S = 1.0
+"""Of a rate."""
+MARGIN = 1.04
+"""What speculation must gain in its rounds: lease, opening and the draft's reading of the prompt are not in them."""
+HOPELESS = 0.8
+"""Plain decoding is not tried where the cost of a pass says that it gives less than this share."""
+
+
+class Regime(NamedTuple):
+    """Sessions that run now, as far as it matters."""
+
+    level: int
+    """Of load: 1, 2, 3 to 5, 6 to 11, 12 to 22, ... sessions."""
+    is_sampled: bool
+    """Most have a temperature above 0."""
+
+
+def load_level(num_sessions: int) -> int:
+    """Loads of one level share what is learned. The bounds lie between powers of two, which is what people ask for."""
+    return round(log2(max(num_sessions, 1)))
+
+
+class Rate:
+    """Tokens per second lately."""
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = 0.0
+
+    def add(self, num_tokens: int, seconds: float) -> None:
+        keep = MEMORY_S / (MEMORY_S + seconds)
+        self._tokens = keep * self._tokens + num_tokens
+        self._seconds = keep * self._seconds + seconds
+
+    @property
+    def value(self) -> float:
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+
+class Switch:
+    """Of one regime. Time is that of the rounds it is told of."""
+
+    def __init__(self) -> None:
+        self.is_on = True
+        self._rates = {True: Rate(), False: Rate()}
+        self._is_trial = False
+        self._hold_s = FIRST_HOLD_S
+        self._turned_s = 0.0
+        """How long it has stood as it stands."""
+
+    def observe(self, num_tokens: int, seconds: float, plain_rate: float) -> None:
+        """A round emitted so many tokens from its launch to the next. `plain_rate`: tokens/s that the cost of a pass promises without
+        speculation."""
+        self._turned_s += seconds
+        if self._turned_s <= SETTLE_S:
+            return
+        self._rates[self.is_on].add(num_tokens, seconds)
+        if self._is_trial and self._turned_s > SETTLE_S + TRIAL_S:
+            self._conclude()
+        elif not self._is_trial and self._turned_s > self._hold_s and not self._is_hopeless(plain_rate):
+            self._turn(is_trial=True)
+
+    def _is_hopeless(self, plain_rate: float) -> bool:
+        return self.is_on and plain_rate < HOPELESS * self._rates[True].value
+
+    def _conclude(self) -> None:
+        pays = self._rates[True].value > MARGIN * self._rates[False].value
+        if pays == self.is_on:
+            self._hold_s = FIRST_HOLD_S
+            self._is_trial = False
+        else:
+            self._hold_s = min(2.0 * self._hold_s, LONGEST_HOLD_S)
+            self._turn(is_trial=False)
+
+    def _turn(self, is_trial: bool) -> None:
+        self.is_on = not self.is_on
+        self._is_trial = is_trial
+        self._turned_s = 0.0
+        if is_trial:
+            self._rates[self.is_on] = Rate()
