@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
+from ssd_core.guess_edges import GuessEdges
 from ssd_core.lookup import PromptLookup
 from ssd_core.policies.submit import SubmitPolicy
 from ssd_core.sampling import TokenRule
@@ -16,11 +17,6 @@ from ssd_core.tree import Node, SpeculationTree
 from ssd_core.types import Emission, FinishReason, GenerationRequest, SessionOpen, SessionStats, TokenLogprob
 
 Sink = Callable[[Emission], None]
-
-GUESS_EDGE = 0.7
-"""How often a guess by prompt look-up is right, until the session's own guesses tell."""
-GUESS_MEMORY = 0.05
-"""Weight of the newest guess in that average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ class TargetSession:
         """Committed tokens that its draft has been told of."""
         sampling = request.sampling
         self._lookup = PromptLookup(self.tokens) if submit.backup_tokens else None
-        self._guess_edge = GUESS_EDGE
+        self._guess_edges = GuessEdges()
         self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
         self._text = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output) if sampling.stop and tokenizer else None
         self._num_rounds = 0
@@ -85,13 +81,14 @@ class TargetSession:
         chain = tree.best_chain(len(tree))
         end = chain[-1] if chain else tree.root
         room = self.submit.backup_tokens - sum(node.is_guess for node in chain)
-        tree.guess(end, self._lookup.guess([node.token for node in chain], room), self._guess_edge)
+        guess = self._lookup.guess([node.token for node in chain], room)
+        tree.guess(end, guess, self._guess_edges.along(guess))
 
     def learn_guess(self, node: Node, chosen: int) -> None:
         """The target chose `chosen` after `node`. From how often guesses are right follows how much they are worth."""
         for child in node.children.values():
             if child.is_guess:
-                self._guess_edge += GUESS_MEMORY * ((child.token == chosen) - self._guess_edge)
+                self._guess_edges.observe(child.match_length, child.token == chosen)
 
     def ending(self, chosen: Sequence[int]) -> Ending:
         """Where the output ends if `chosen` are appended: EOS, a stop token, a stop string, or the length."""
