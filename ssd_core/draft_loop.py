@@ -90,7 +90,8 @@ class DraftSession:
         room = min(step_room, self.growth_limit - self.num_region - len(self.plan), self.policy.lookup_tokens)
         if self.lookup is None or room <= 0:
             return []
-        return self.tree.guess(best, self.lookup.guess(self.tree.path_to(best), room), 1.0)
+        guess = self.lookup.guess(self.tree.path_to(best), room)
+        return self.tree.guess(best, guess, [1.0] * len(guess.tokens))
 
     def remember(self, node: Node, follower: int) -> None:
         """What the draft thinks comes after `node`, so that it need not be asked again to look ahead where the same tokens meet."""

@@ -1,4 +1,4 @@
-"""Prompt look-up: what followed the last time these tokens stood here? Constant time per token, however long the context.
+"""Prompt look-up: what followed the last time these tokens stood here? The longest match counts, however far back it lies.
 
 Saxena 2023, *Prompt lookup decoding*. The draft guesses with it which nodes are worth evaluating a step early; the target, what may follow
 where the draft has not grown yet.
@@ -7,26 +7,31 @@ where the draft has not grown yet.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-ORDERS = (4, 2)  # tokens of context that must agree: four are rarely wrong, two often tell
+from ssd_core.suffix import SuffixAutomaton
+
+MIN_MATCH_LENGTH = 2
+"""Tokens that must agree. After one alone three guesses in four are wrong, and to verify or evaluate them costs what they bring."""
 
 MAX_OPINIONS = 2**16
 
 
+class Guess(NamedTuple):
+    """Tokens that may follow, and how many before the first of them agreed where they were found."""
+
+    tokens: list[int]
+    match_length: int
+
+
 class PromptLookup:
     def __init__(self, tokens: Sequence[int]) -> None:
-        self._tail: list[int] = []
-        self._followers: dict[tuple[int, ...], int] = {}
-        self._opinions: dict[tuple[int, int], int] = {}
-        self.extend(tokens)
+        self._sequence = SuffixAutomaton(tokens)
+        self._opinions: dict[tuple[int, ...], int] = {}
 
     def extend(self, tokens: Iterable[int]) -> None:
         """Take in tokens that were added to the sequence."""
-        for token in tokens:
-            for order in ORDERS:
-                if len(self._tail) >= order:
-                    self._followers[tuple(self._tail[-order:])] = token
-            self._tail = [*self._tail[1 - ORDERS[0] :], token] if len(self._tail) >= ORDERS[0] else [*self._tail, token]
+        self._sequence.extend(tokens)
 
     def remember(self, context: tuple[int, int], follower: int) -> None:
         """A model thought that `follower` comes after `context`, here or on a path not taken. Asked where the sequence itself is silent."""
@@ -34,20 +39,22 @@ class PromptLookup:
             self._opinions.clear()  # the newest are of use, and they come again
         self._opinions[context] = follower
 
-    def guess(self, path: Sequence[int], limit: int) -> list[int]:
-        """Up to `limit` tokens that may follow the sequence continued by `path`; fewer where nothing matches."""
-        context = [*self._tail, *path]
-        guessed: list[int] = []
-        while len(guessed) < limit:
-            token = self._follower(context)
-            if token is None:
+    def guess(self, path: Sequence[int], limit: int) -> Guess:
+        """Up to `limit` tokens that may follow the sequence continued by `path`; none where nothing matches."""
+        tokens: list[int] = []
+        match_length = 0
+        while len(tokens) < limit:
+            text = [*path, *tokens]
+            match = self._sequence.match(text)
+            if match.length >= MIN_MATCH_LENGTH:
+                more = self._sequence.following(match, text, limit - len(tokens))
+            elif (opinion := self._opinion(text)) is not None:
+                more = [opinion]
+            else:
                 break
-            guessed.append(token)
-            context.append(token)
-        return guessed
+            match_length = match_length or max(match.length, MIN_MATCH_LENGTH)
+            tokens += more
+        return Guess(tokens, match_length)
 
-    def _follower(self, context: list[int]) -> int | None:
-        for order in ORDERS:
-            if (token := self._followers.get(tuple(context[-order:]))) is not None:
-                return token
-        return self._opinions.get((context[-2], context[-1])) if len(context) > 1 else None
+    def _opinion(self, path: Sequence[int]) -> int | None:
+        return self._opinions.get(tuple([*self._sequence.tokens[-MIN_MATCH_LENGTH:], *path][-MIN_MATCH_LENGTH:]))

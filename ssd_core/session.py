@@ -9,20 +9,17 @@ import torch
 from tokenizers import Tokenizer
 
 from ssd_core.acceptance import build_acceptance
+from ssd_core.guess_edges import GuessEdges
 from ssd_core.lookup import PromptLookup
-from ssd_core.policies.backup import build_backup
+from ssd_core.policies.backup import Pause, build_backup
 from ssd_core.policies.submit import SubmitPolicy
 from ssd_core.sampling import TokenRule
+from ssd_core.store import StoredSession
 from ssd_core.text import TextStream
 from ssd_core.tree import Node, SpeculationTree
 from ssd_core.types import Emission, FinishReason, GenerationRequest, SessionOpen, SessionStats, TokenLogprob
 
 Sink = Callable[[Emission], None]
-
-GUESS_EDGE = 0.7
-"""How often a guess by prompt look-up is right, until the session's own guesses tell."""
-GUESS_MEMORY = 0.05
-"""Weight of the newest guess in that average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +64,10 @@ class TargetSession:
         self.backup = build_backup(request.speculation)
         self.missed_at: float | None = None
         """When its last outcome was found to be a miss, if it was one."""
-        self.wait_levels = 0
-        """Levels that its draft must have grown before its next round."""
+        self.pause: Pause | None = None
+        """What it waits for after its last miss."""
         self._lookup = PromptLookup(self.tokens) if self.backup.num_guesses else None
-        self._guess_edge = GUESS_EDGE
+        self._guess_edges = GuessEdges()
         self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
         self._text = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output) if sampling.stop and tokenizer else None
         self._num_rounds = 0
@@ -87,10 +84,12 @@ class TargetSession:
         """Whether it speculates only where that pays."""
         return self.request.speculation.is_tuned
 
-    @property
-    def has_waited(self) -> bool:
-        """Whether its round began after a wait for the draft."""
-        return self.wait_levels > 0
+    def pause_left_s(self, stored: StoredSession, now: float) -> float:
+        """How much longer it would wait for its draft after a miss."""
+        if self.pause is None or self.missed_at is None or stored.is_exhausted:
+            return 0.0
+        has_grown = stored.tree.grown_levels(self.pause.num_levels) == self.pause.num_levels
+        return 0.0 if has_grown else max(0.0, self.missed_at + self.pause.limit_s - now)
 
     @property
     def id(self) -> str:
@@ -111,13 +110,14 @@ class TargetSession:
         chain = tree.best_chain(len(tree))
         end = chain[-1] if chain else tree.root
         room = self.backup.num_guesses - sum(node.is_guess for node in chain)
-        tree.guess(end, self._lookup.guess([node.token for node in chain], room), self._guess_edge)
+        guess = self._lookup.guess([node.token for node in chain], room)
+        tree.guess(end, guess, self._guess_edges.along(guess))
 
     def learn_guess(self, node: Node, chosen: int) -> None:
         """The target chose `chosen` after `node`. From how often guesses are right follows how much they are worth."""
         for child in node.children.values():
             if child.is_guess:
-                self._guess_edge += GUESS_MEMORY * ((child.token == chosen) - self._guess_edge)
+                self._guess_edges.observe(child.match_length, child.token == chosen)
 
     def ending(self, chosen: Sequence[int]) -> Ending:
         """Where the output ends if `chosen` are appended: EOS, a stop token, a stop string, or the length."""
@@ -148,7 +148,7 @@ class TargetSession:
     def count_lookup(self, is_hit: bool, now: float) -> None:
         self.is_after_hit = is_hit
         self.missed_at = None if is_hit else now
-        self.wait_levels = 0
+        self.pause = None
         self._num_lookups += 1
         self._num_hits += is_hit
 

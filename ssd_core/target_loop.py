@@ -187,7 +187,8 @@ class TargetLoop:
         """After a `step` that did nothing: until growth, a new request, or the timeout."""
         began = self._clock()
         self._launch = self._verified_at = None
-        self._link.wait(timeout_s)
+        pauses_s = [session.pause_left_s(self._store[session.id], began) for session in self._running.values() if session.pause is not None]
+        self._link.wait(min([timeout_s, *pauses_s]))
         waited = self._clock() - began
         for session in self._running.values():
             if session.ready_since is not None:
@@ -224,7 +225,7 @@ class TargetLoop:
         now = self._clock()
         self._counters.draft_turn_s += sum(now - session.ready_since for session in ready if session.ready_since is not None)
         for session in ready:
-            if session.has_waited and session.missed_at is not None:
+            if session.pause is not None and session.missed_at is not None:
                 self._estimates(session).wait_s.add(now - session.missed_at)
         entries = self._entries(ready) if ready else []
         self._send_outcomes(entries)
@@ -292,11 +293,10 @@ class TargetLoop:
         """A session that waits for its draft, by preset or after a miss, is ready when the draft is, or cannot be waited for."""
         if not session.speculates or self._engine.trunk_length(session.id) < len(session.tokens) - 1:
             return True  # nothing to wait for, or its prompt is not evaluated yet
-        stored = self._store[session.id]
-        has_waited = stored.is_exhausted or stored.tree.grown_levels(session.wait_levels) == session.wait_levels
-        if (session.submit.is_ready(stored) and has_waited) or not self._link.has_draft(session.id):
+        stored, now = self._store[session.id], self._clock()
+        is_ready = session.submit.is_ready(stored) and session.pause_left_s(stored, now) == 0.0
+        if is_ready or not self._link.has_draft(session.id):
             return True
-        now = self._clock()
         if session.ready_since is None:
             session.ready_since = now
         if now - session.ready_since < self._draft_timeout_s:
@@ -433,7 +433,7 @@ class TargetLoop:
         num_logprobs = session.request.sampling.logprobs
         logprobs = logprobs_of(logits[rows[: len(tokens)]], tokens, num_logprobs) if num_logprobs is not None else ()
         if session.is_after_hit is not None:
-            self._estimates(session).observe_round(session.is_after_hit, session.has_waited, len(accepted) + 1)
+            self._estimates(session).observe_round(session.is_after_hit, session.pause is not None, len(accepted) + 1)
         session.commit(tokens, len(entry.nodes), num_accepted, self._clock())
         self._counters.count_round(len(tokens), len(entry.nodes), num_accepted, session.is_after_hit)
         if ending.reason is not None:
@@ -493,7 +493,7 @@ class TargetLoop:
         tokens_alone = 1.0 + sum(map(tree.reach, session.submit.nodes(tree)))
         num_sessions = len(self._running)
         miss = Miss(num_sessions, tokens_alone, self._round_s[load_level(num_sessions)].value, self._estimates(session))
-        session.wait_levels = session.backup.levels(miss)
+        session.pause = session.backup.pause(miss)
 
     def _estimates(self, session: TargetSession) -> MissEstimates:
         return self._missed[session.request.speculation.preset, load_level(len(self._running))]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from ssd_core.lookup import Guess
 from ssd_core.types import Draw, NodeId, child_id, sequence_id
 
 NOT_EVALUATED = -1
@@ -28,7 +29,7 @@ by_reach = attrgetter("log_reach")
 class Node:
     """A token after a path. `children` are in the order they were proposed, likeliest first."""
 
-    __slots__ = ("candidates", "children", "draw", "id", "index", "is_guess", "log_reach", "parent", "position", "token")
+    __slots__ = ("candidates", "children", "draw", "id", "index", "log_reach", "match_length", "parent", "position", "token")
 
     def __init__(self, node_id: NodeId, token: int, position: int, parent: Node | None, log_reach: float) -> None:
         self.id = node_id
@@ -43,8 +44,13 @@ class Node:
         """Draft side: what this node's evaluation proposed, kept for calibration."""
         self.draw: Draw | None = None
         """Rejection sampling: the child that the draft drew here."""
-        self.is_guess = False
+        self.match_length = 0
+        """Of a guess: how many tokens before it agreed where prompt look-up found it. 0: the draft has proposed it."""
+
+    @property
+    def is_guess(self) -> bool:
         """Hung here by prompt look-up, and not (yet) proposed by the draft."""
+        return self.match_length > 0
 
     @property
     def is_evaluated(self) -> bool:
@@ -99,13 +105,13 @@ class SpeculationTree:
         self.nodes[node.id] = node
         return node
 
-    def guess(self, end: Node, tokens: Sequence[int], edge_probability: float) -> list[Node]:
+    def guess(self, end: Node, guess: Guess, edges: Sequence[float]) -> list[Node]:
         """Hang a chain of guessed tokens below `end`, which has no children."""
         chain = [end]
-        for token in tokens:
-            node = self.add(chain[-1], token, edge_probability)
+        for i, (token, edge) in enumerate(zip(guess.tokens, edges, strict=True)):
+            node = self.add(chain[-1], token, edge)
             assert node is not None, "guesses go where nothing is yet"
-            node.is_guess = True
+            node.match_length = guess.match_length + i
             chain.append(node)
         return chain[1:]
 
@@ -115,7 +121,7 @@ class SpeculationTree:
         shift = guess.parent.log_reach + math.log(max(edge_probability, 1e-9)) - guess.log_reach
         for node in self.below(guess):
             node.log_reach += shift
-        guess.is_guess = False
+        guess.match_length = 0
 
     def advance(self, tokens: Sequence[int]) -> list[Node]:
         """Move the root along `tokens`. Returns the nodes passed, old root first, new root last; those not in the tree are made new."""

@@ -4,6 +4,7 @@ some levels. Only the session that missed is concerned; hits in the same batch n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,13 +67,21 @@ class Miss:
     learned: MissEstimates
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A session's next round begins when its draft has grown so many levels below the new root, or after so long."""
+
+    num_levels: int
+    limit_s: float
+
+
 class Backup(Protocol):
     @property
     def num_guesses(self) -> int:
         """Most tokens guessed by prompt look-up."""
 
-    def levels(self, miss: Miss) -> int:
-        """Levels the draft must have grown before the session's next round; 0: it begins at once."""
+    def pause(self, miss: Miss) -> Pause | None:
+        """None: the next round begins at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +90,8 @@ class GoOn:
 
     num_guesses: int
 
-    def levels(self, miss: Miss) -> int:
-        return 0
+    def pause(self, miss: Miss) -> None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +101,8 @@ class Wait:
     num_levels: int
     num_guesses = 0
 
-    def levels(self, miss: Miss) -> int:
-        return self.num_levels
+    def pause(self, miss: Miss) -> Pause:
+        return Pause(self.num_levels, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,29 +112,32 @@ class ByBatch:
     num_levels: int
     num_guesses: int
 
-    def levels(self, miss: Miss) -> int:
+    def pause(self, miss: Miss) -> Pause | None:
         learned = miss.learned
         slow = theory.Backup(learned.tokens_after_wait.value, learned.wait_s.value / miss.round_s)
         fast = theory.Backup(miss.tokens_alone, 0.0)
         hidden_growth = 1.0  # it goes on until the verdict falls, and no longer
         size = theory.critical_batch(learned.hit_rate.value, learned.tokens_after_hit.value, hidden_growth, fast, slow)
-        return self.num_levels if miss.num_sessions < size else 0
+        return Pause(self.num_levels, math.inf) if miss.num_sessions < size else None
 
 
 @dataclass(frozen=True, slots=True)
 class ByGain:
-    """`by-gain`: wait where the tokens it gains are worth the time, at the rate at which such a session yields tokens otherwise."""
+    """`by-gain`: wait where the tokens it gains are worth the time, at the rate at which such a session yields tokens otherwise; but no
+    longer than they are, or than a round takes."""
 
     num_levels: int
     num_guesses: int
 
-    def levels(self, miss: Miss) -> int:
+    def pause(self, miss: Miss) -> Pause | None:
         learned = miss.learned
         learned.num_misses += 1
-        tokens_per_s = learned.tokens_per_round / miss.round_s
-        gain = learned.tokens_after_wait.value - miss.tokens_alone - tokens_per_s * learned.wait_s.value
+        gained_tokens = learned.tokens_after_wait.value - miss.tokens_alone
+        worth_s = gained_tokens * miss.round_s / learned.tokens_per_round
         is_trial = learned.num_misses % TRIAL_EVERY == 0
-        return self.num_levels if (gain > 0.0) != is_trial else 0
+        if (worth_s > learned.wait_s.value) == is_trial:
+            return None
+        return Pause(self.num_levels, max(worth_s, miss.round_s))
 
 
 def build_backup(speculation: SpeculationConfig) -> Backup:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from ssd_core.draft_loop import DraftLoop
 from ssd_core.engine.fake import FakeEngine
 from ssd_core.lockstep import LockstepLink
-from ssd_core.policies.backup import TRIAL_EVERY, Average, ByBatch, ByGain, Miss, MissEstimates
+from ssd_core.policies.backup import TRIAL_EVERY, Average, ByBatch, ByGain, Miss, MissEstimates, Pause
 from ssd_core.target_loop import TargetLoop
 from ssd_core.types import Growth, GrowthReport
 from tests.core.driver import drive, requests
@@ -21,23 +23,23 @@ def miss(num_sessions: int = 1, *, alone: float = 1.0, waited: float = 3.0, wait
 def test_as_published_small_batches_wait_and_large_ones_do_not() -> None:
     backup = ByBatch(num_levels=3, num_guesses=4)
     # Alone 0.8 * 4 + 0.2 * 1 = 3.4 tokens, after waits 3.8 in 1 + 0.5 (1 - .8^b) verifies: equal at .8^b = 1 - 0.2353, b = 1.2.
-    assert backup.levels(miss(1)) == 3 and backup.levels(miss(2)) == 0
-    assert backup.levels(miss(64, wait_s=0.0)) == 3, "waiting that costs nothing pays in any batch"
-    assert backup.levels(miss(1, alone=3.5)) == 0, "guesses as good as the draft's are never waited for"
+    assert backup.pause(miss(1)) == Pause(3, math.inf) and backup.pause(miss(2)) is None
+    assert backup.pause(miss(64, wait_s=0.0)), "waiting that costs nothing pays in any batch"
+    assert backup.pause(miss(1, alone=3.5)) is None, "guesses as good as the draft's are never waited for"
 
 
 def test_a_session_waits_where_that_gains_more_tokens_than_its_time_is_worth() -> None:
     backup = ByGain(num_levels=2, num_guesses=4)
     # 0.8 * 4 + 0.2 * 1 = 3.4 tokens in 10 ms: 5 ms are worth 1.7 tokens, and waiting gains 2.
-    assert backup.levels(miss()) == 2
-    assert backup.levels(miss(wait_s=0.007)) == 0 and backup.levels(miss(waited=2.5)) == 0
-    assert backup.levels(miss(alone=2.0)) == 0, "where prompt look-up has good guesses, less is gained"
+    assert backup.pause(miss()) == Pause(2, 0.010)
+    assert backup.pause(miss(wait_s=0.007)) is None and backup.pause(miss(waited=2.5)) is None
+    assert backup.pause(miss(alone=2.0)) is None, "where prompt look-up has good guesses, less is gained"
 
 
 def test_now_and_then_the_other_way_is_tried() -> None:
     backup, one = ByGain(num_levels=2, num_guesses=4), miss(wait_s=0.007)
-    chosen = [backup.levels(one) for _ in range(2 * TRIAL_EVERY)]
-    assert chosen.count(2) == 2 and chosen.count(0) == 2 * TRIAL_EVERY - 2
+    chosen = [backup.pause(one) for _ in range(2 * TRIAL_EVERY)]
+    assert len(chosen) - chosen.count(None) == 2
 
 
 @pytest.mark.parametrize("backup", ["none", "ngram", "wait", "by-batch", "by-gain"])

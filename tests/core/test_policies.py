@@ -9,13 +9,14 @@ import pytest
 
 from ssd_core.calibration import EdgeCalibration, softmax
 from ssd_core.config import SamplingParams, SpeculationConfig
-from ssd_core.lookup import PromptLookup
+from ssd_core.guess_edges import START_EDGES, GuessEdges
+from ssd_core.lookup import Guess, PromptLookup
 from ssd_core.policies.fan_out import Uniform
 from ssd_core.policies.grow import GrowBestFirst, GrowChain, GrowFanOut, Window
 from ssd_core.policies.submit import SubmitTree, worthwhile
 from ssd_core.round_cost import START_S, RoundCost
 from ssd_core.sampling import TokenRule
-from ssd_core.session import GUESS_EDGE, TargetSession
+from ssd_core.session import TargetSession
 from ssd_core.tree import Candidates, SpeculationTree
 from ssd_core.types import GenerationRequest, StepTimes
 
@@ -101,12 +102,23 @@ def test_step_times_between_and_beyond_the_measured_sizes() -> None:
 
 def test_prompt_look_up_asks_the_sequence_first_and_opinions_after() -> None:
     lookup = PromptLookup((1, 2, 3, 4, 9, 1, 2))
-    assert lookup.guess((), 3) == [3, 4, 9], "what followed 1 2 the last time, and so on"
-    assert lookup.guess((7,), 3) == []
+    assert lookup.guess((), 3) == Guess([3, 4, 9], match_length=2), "what followed 1 2 the last time, and so on"
+    assert lookup.guess((7,), 3).tokens == []
     lookup.remember((2, 7), 8)
     lookup.remember((1, 2), 5)
-    assert lookup.guess((7,), 3) == [8], "silent sequence: an opinion"
-    assert lookup.guess((), 1) == [3], "the sequence itself comes first"
+    assert lookup.guess((7,), 3) == Guess([8], match_length=2), "silent sequence: an opinion"
+    assert lookup.guess((), 1).tokens == [3], "the sequence itself comes first"
+    lookup.remember((7, 8), 3)
+    lookup.remember((8, 3), 4)
+    assert lookup.guess((7,), 5).tokens == [8, 3, 4, 9, 1], "opinions lead back to where the sequence speaks"
+    assert lookup.guess((7, 1, 2), 3).tokens == [7, 1, 2], "a path is as good as committed: 1 2 was last followed by 7"
+
+
+def test_prompt_look_up_prefers_the_longest_match_to_the_newest() -> None:
+    lookup = PromptLookup((1, 2, 3, 4, 5, 8, 3, 4, 6, 1, 2, 3, 4))
+    assert lookup.guess((), 2) == Guess([5, 8], match_length=4)
+    assert lookup.guess((7, 3, 4), 1) == Guess([6], match_length=2), "of equal matches the newest"
+    assert lookup.guess((7, 8), 2).tokens == [], "one token that agrees is too little"
 
 
 def test_a_session_learns_what_its_guesses_are_worth() -> None:
@@ -118,14 +130,30 @@ def test_a_session_learns_what_its_guesses_are_worth() -> None:
         tree = SpeculationTree(request.prompt)
         session.guess(tree)
         (guess,) = tree.root.children.values()
-        assert guess.token == 3 and guess.is_guess
+        assert guess.token == 3 and guess.is_guess and guess.match_length == 2
         reaches.append(tree.reach(guess))
         session.learn_guess(tree.root, chosen=4)
-    assert reaches[0] == pytest.approx(GUESS_EDGE) and reaches[-1] < 0.1, "always wrong: worth nothing"
+    assert reaches[0] == pytest.approx(START_EDGES[0]) and reaches[-1] < 0.1, "always wrong: worth nothing"
+    (after,) = guess.children.values()
+    assert after.match_length == 3 and tree.reach(after) / tree.reach(guess) == pytest.approx(START_EDGES[1]), "not the longer matches"
     chain = SpeculationTree(request.prompt)
     session.guess(chain)
     session.guess(chain)
     assert len(chain) == 1 + 3, "never more guesses than backup_tokens stand at once"
+
+
+def test_guesses_after_longer_matches_are_learned_apart() -> None:
+    edges = GuessEdges()
+    assert edges.along(Guess([7] * 4, match_length=2)) == list(START_EDGES[:4])
+    assert edges.along(Guess([7, 7], match_length=8)) == [START_EDGES[3], START_EDGES[4]]
+    assert edges.along(Guess([7, 7], match_length=32)) == [START_EDGES[5], START_EDGES[6]]
+    assert edges.along(Guess([7], match_length=5000)) == [START_EDGES[-1]]
+    for i in range(400):
+        edges.observe(2, is_right=i % 4 == 0)
+        edges.observe(6, is_right=True)
+    learned = edges.along(Guess([7] * 7, match_length=2))
+    assert learned[0] == pytest.approx(0.25, abs=0.05) and learned[3] == learned[6] == pytest.approx(1.0)
+    assert learned[1:3] == list(START_EDGES[1:3]), "of which nothing was said"
 
 
 def test_calibration_finds_the_scale_of_the_drafts_errors() -> None:

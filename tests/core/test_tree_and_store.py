@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssd_core.lookup import Guess
 from ssd_core.store import SpeculationStore
 from ssd_core.tree import SpeculationTree
 from ssd_core.types import Growth, child_id, sequence_id
@@ -76,7 +77,7 @@ def test_advance_keeps_what_hangs_below_the_new_root_and_drops_the_rest() -> Non
 
 def test_what_hangs_below_a_guess_moves_with_it_once_the_draft_proposes_it() -> None:
     tree = SpeculationTree((1, 2))
-    first, second = tree.guess(tree.root, (3, 4), 0.5)
+    first, second = tree.guess(tree.root, Guess([3, 4], match_length=2), [0.5, 0.5])
     assert tree.reach(second) == pytest.approx(0.25) and first.is_guess and second.is_guess
     tree.confirm(first, 0.9)
     assert tree.reach(first) == pytest.approx(0.9) and tree.reach(second) == pytest.approx(0.45)
@@ -87,7 +88,7 @@ def test_what_hangs_below_a_guess_moves_with_it_once_the_draft_proposes_it() -> 
 def test_a_guess_is_a_hit_only_when_the_draft_has_proposed_it_too() -> None:
     store = SpeculationStore(VOCAB)
     tree = store.open("a", (1, 2)).tree
-    tree.guess(tree.root, (3, 4, 5), 0.5)
+    tree.guess(tree.root, Guess([3, 4, 5], match_length=2), [0.5] * 3)
     store.advance("a", (3,))
     assert not store.look_up("a"), "only our own guess hangs below it"
     store.ingest(Growth("a", 2, (tree.root.id,), (4,), (0.8,)))

@@ -156,7 +156,7 @@ def test_a_pass_too_short_for_the_draft_hides_a_part_only() -> None:
 
 def test_the_faster_the_draft_the_faster_the_service() -> None:
     """A free and instant draft is the bound. One whose growth always comes too late costs what is submitted in vain, here nothing."""
-    wanted = requests(4, "ssd-tree", max_tokens=60, temperature=0.8, speculation={"backup_tokens": 0})
+    wanted = requests(4, "ssd-tree", max_tokens=60, temperature=0.8, speculation={"backup": "none"})
     instant, quick, slow, late = (
         run(wanted, concurrency=1, draft_cost=cost).seconds for cost in (FREE, DRAFT, scaled(DRAFT, 4), scaled(DRAFT, 1000))
     )
