@@ -90,6 +90,8 @@ class SessionStats:
     """Time this session stood ready but waited for its draft (presets that wait)."""
     first_token_s: float
     """From the request's arrival at the target, queueing and prompt included, to its first token; 0 if it got none."""
+    num_drafts: int
+    """Rounds that submitted nodes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,14 @@ def test_after_a_miss_a_chain_preset_submits_nothing_and_gets_one_token() -> Non
     assert stats.miss_tokens == stats.miss_rounds > 0
 
 
+@pytest.mark.parametrize("preset", ["ar", "sd", "ssd"])
+def test_a_sessions_drafts_are_the_rounds_that_submitted_nodes(preset: str) -> None:
+    run = drive(requests(3, preset))
+    accounts = [emission.stats for emission in run.last.values()]
+    assert run.stats is not None and all(accounts)
+    assert sum(account.num_drafts for account in accounts if account) == run.stats.drafts < run.stats.rounds
+
+
 @pytest.mark.parametrize("preset", ["ar", "sd", "tree"])
 def test_presets_that_look_nothing_up_have_neither_hits_nor_misses(preset: str) -> None:
     stats = stats_of(preset)
