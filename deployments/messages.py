@@ -120,4 +120,5 @@ def added_stats(stats: Iterable[SessionStats]) -> SessionStats:
         accepted_per_position=per_position,
         draft_wait_s=sum(s.draft_wait_s for s in all_stats),
         first_token_s=min((s.first_token_s for s in all_stats), default=0.0),
+        num_drafts=sum(s.num_drafts for s in all_stats),
     )

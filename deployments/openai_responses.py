@@ -119,7 +119,7 @@ class ResponseShapes:
 def speculative_decoding(stats: SessionStats) -> dict[str, Any]:
     """The section that AIPerf and others read."""
     return {
-        "num_drafts": stats.num_rounds if stats.num_draft_tokens else 0,
+        "num_drafts": stats.num_drafts,
         "num_draft_tokens": stats.num_draft_tokens,
         "num_accepted_tokens": stats.num_accepted,
         "acceptance_length": stats.num_tokens / stats.num_rounds if stats.num_rounds else 0.0,

@@ -71,6 +71,7 @@ class TargetSession:
         self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
         self._text = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output) if sampling.stop and tokenizer else None
         self._num_rounds = 0
+        self._num_drafts = 0
         self._num_draft_tokens = 0
         self._num_hits = 0
         self._num_lookups = 0
@@ -141,6 +142,7 @@ class TargetSession:
             self._lookup.extend(tokens)
         self.ready_since = None
         self._num_rounds += 1
+        self._num_drafts += num_submitted > 0
         self._num_draft_tokens += num_submitted
         for i in range(num_accepted):
             self._accepted_per_position[i] += 1
@@ -167,6 +169,7 @@ class TargetSession:
             accepted_per_position=tuple(self._accepted_per_position),
             draft_wait_s=self._draft_wait_s,
             first_token_s=self._first_token_s,
+            num_drafts=self._num_drafts,
         )
 
 

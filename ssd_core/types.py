@@ -90,6 +90,8 @@ class SessionStats:
     """Time this session stood ready but waited for its draft (presets that wait)."""
     first_token_s: float
     """From the request's arrival at the target, queueing and prompt included, to its first token; 0 if it got none."""
+    num_drafts: int
+    """Rounds that submitted nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +174,8 @@ class StepTimes:
     context: int = field(default=0)
     """Trunk tokens per session during the measurement."""
 
-    def at(self, num_nodes: int) -> float:
-        """Linear between the measured sizes, proportional beyond the last."""
+    def at(self, num_nodes: float) -> float:
+        """Linear between the measured sizes, proportional beyond the last. A mean number of nodes need not be whole."""
         if num_nodes <= self.nodes[0]:
             return self.seconds[0]
         for i in range(1, len(self.nodes)):

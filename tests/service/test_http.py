@@ -21,7 +21,7 @@ from ssd_core.types import Emission, FinishReason, SessionStats, TokenLogprob
 
 LOADED = load_tokenizer("fake:target")
 CARD = ModelCard(LOADED.tokenizer.to_str(), LOADED.eos_token_ids, LOADED.chat_template, 257, 128)
-STATS = SessionStats(2, 5, 3, 6, 2, 1, 2, (1, 1), 0.0, 0.25)
+STATS = SessionStats(2, 5, 3, 6, 2, 1, 2, (1, 1), 0.0, 0.25, 2)
 
 
 def ids(text: str) -> tuple[int, ...]:
@@ -212,7 +212,7 @@ async def test_a_completion_has_openais_shape_and_our_metrics(client: httpx.Asyn
     assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
     assert answer["metrics"]["time_to_first_token_s"] == 0.25
     assert answer["metrics"]["speculative_decoding"] == {
-        "num_drafts": 3,
+        "num_drafts": 2,
         "num_draft_tokens": 6,
         "num_accepted_tokens": 2,
         "acceptance_length": 5 / 3,
