@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from cluster.commands import bench, demo, generate, up, validate
+from cluster.commands import bench, demo, generate, plan, up, validate
 from cluster.commands.common import FAILED, USAGE
 from ssd_core.errors import ConfigError, InvalidRequestError, SSDError
 
@@ -21,6 +21,7 @@ examples:
   ssd-serve up demo                               a service to send requests to
   ssd-serve generate 'def fibonacci(n):'          one completion, without a service
   ssd-serve bench --json results/bench.json       measure
+  ssd-serve plan --bench results/bench.json       which preset, at which price, with how many drafts
   ssd-serve COMMAND --help                        more about one of them"""
 
 
@@ -29,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ssd-serve", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (demo, up, generate, bench, validate):
+    for command in (demo, up, generate, bench, plan, validate):
         command.add(subparsers)
     return parser
 

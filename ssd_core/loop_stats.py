@@ -58,8 +58,11 @@ class LoopStats:
     """Rounds whose speculation came from a look-up that hit, and what they emitted. A session's first round, and all rounds of presets that
     do not look up, are neither these nor those after a miss."""
     hit_tokens: int
+    hit_draft_tokens: int
+    """Nodes submitted with them."""
     miss_rounds: int
     miss_tokens: int
+    miss_draft_tokens: int
     draft_tokens: int
     accepted: int
     accepted_per_position: tuple[int, ...]
@@ -93,7 +96,8 @@ class LoopCounters:
 
     def __init__(self) -> None:
         self.passes = self.pass_nodes = self.rounds = self.drafts = self.tokens = self.draft_tokens = self.accepted = 0
-        self.prompt_passes = self.prompt_pass_nodes = self.hit_rounds = self.hit_tokens = self.miss_rounds = self.miss_tokens = 0
+        self.prompt_passes = self.prompt_pass_nodes = 0
+        self.hit_rounds = self.hit_tokens = self.hit_draft_tokens = self.miss_rounds = self.miss_tokens = self.miss_draft_tokens = 0
         self.pass_s = self.prompt_pass_s = self.draft_wait_s = self.draft_turn_s = self.draft_busy_s = 0.0
         self.lookups = self.hits = self.draft_timeouts = self.reports = self.draft_steps = self.draft_nodes = 0
         self.accepted_per_position: list[int] = []
@@ -120,9 +124,11 @@ class LoopCounters:
         if is_after_hit:
             self.hit_rounds += 1
             self.hit_tokens += num_tokens
+            self.hit_draft_tokens += num_submitted
         elif is_after_hit is not None:
             self.miss_rounds += 1
             self.miss_tokens += num_tokens
+            self.miss_draft_tokens += num_submitted
         self.drafts += num_submitted > 0
         self.tokens += num_tokens
         self.draft_tokens += num_submitted
@@ -176,8 +182,10 @@ class LoopCounters:
             tokens=self.tokens,
             hit_rounds=self.hit_rounds,
             hit_tokens=self.hit_tokens,
+            hit_draft_tokens=self.hit_draft_tokens,
             miss_rounds=self.miss_rounds,
             miss_tokens=self.miss_tokens,
+            miss_draft_tokens=self.miss_draft_tokens,
             draft_tokens=self.draft_tokens,
             accepted=self.accepted,
             accepted_per_position=tuple(self.accepted_per_position),

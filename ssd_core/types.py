@@ -161,8 +161,8 @@ class StepTimes:
     context: int = field(default=0)
     """Trunk tokens per session during the measurement."""
 
-    def at(self, num_nodes: int) -> float:
-        """Linear between the measured sizes, proportional beyond the last."""
+    def at(self, num_nodes: float) -> float:
+        """Linear between the measured sizes, proportional beyond the last. A mean number of nodes need not be whole."""
         if num_nodes <= self.nodes[0]:
             return self.seconds[0]
         for i in range(1, len(self.nodes)):

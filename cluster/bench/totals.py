@@ -23,11 +23,15 @@ class Totals:
     rounds: float
     drafts: float
     """Rounds that submitted a speculation."""
+    draft_tokens: float
+    """Nodes submitted."""
     lookups: float
     hits: float
     hit_rounds: float
     """Rounds whose speculation came from a look-up that hit, and their tokens."""
     hit_tokens: float
+    hit_draft_tokens: float
+    """Nodes submitted with them."""
     miss_rounds: float
     miss_tokens: float
     gaps: float
@@ -49,10 +53,12 @@ NAMES = {
     "prompt_pass_s": "ssd_prompt_pass_seconds_total",
     "rounds": "ssd_rounds_total",
     "drafts": "vllm:spec_decode_num_drafts_total",
+    "draft_tokens": "vllm:spec_decode_num_draft_tokens_total",
     "lookups": "ssd_lookups_total",
     "hits": "ssd_lookup_hits_total",
     "hit_rounds": "ssd_hit_rounds_total",
     "hit_tokens": "ssd_hit_tokens_total",
+    "hit_draft_tokens": "ssd_hit_draft_tokens_total",
     "miss_rounds": "ssd_miss_rounds_total",
     "miss_tokens": "ssd_miss_tokens_total",
     "gaps": "ssd_verify_gap_seconds_count",

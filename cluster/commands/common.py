@@ -74,6 +74,13 @@ def positive(text: str) -> int:
     return value
 
 
+def positive_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
 def lookahead(text: str) -> int:
     """As `SpeculationConfig.lookahead` allows."""
     try:

@@ -11,7 +11,7 @@ import pytest
 from cluster.cli import build_parser, main
 
 
-@pytest.mark.parametrize("command", ["demo", "up", "generate", "bench", "validate"])
+@pytest.mark.parametrize("command", ["demo", "up", "generate", "bench", "plan", "validate"])
 def test_every_command_explains_itself_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         build_parser().parse_args([command, "--help"])
@@ -30,6 +30,10 @@ def test_every_command_explains_itself_with_examples(command: str, capsys: pytes
         ["bench", "--presets", "ar,ar"],
         ["bench", "--prompts", "0"],
         ["bench", "--url", "http://x", "--config", "demo"],
+        ["plan"],
+        ["plan", "f.yaml", "--bench", "b.json"],
+        ["plan", "f.yaml", "--draft-step-ms", "0"],
+        ["plan", "f.yaml", "--concurrency", "0"],
         ["generate", "x", "--preset", "xyz"],
         ["generate", "x", "--lookahead", "99"],
         ["generate", "x", "--seed", "-1"],

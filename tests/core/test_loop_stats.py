@@ -24,7 +24,8 @@ def test_every_round_but_a_sessions_first_began_with_a_hit_or_a_miss(preset: str
 
 def test_after_a_miss_a_chain_preset_submits_nothing_and_gets_one_token() -> None:
     stats = stats_of("ssd")
-    assert stats.miss_tokens == stats.miss_rounds > 0
+    assert stats.miss_tokens == stats.miss_rounds > 0 == stats.miss_draft_tokens
+    assert 0 < stats.hit_draft_tokens <= stats.draft_tokens
 
 
 @pytest.mark.parametrize("preset", ["ar", "sd", "ssd"])

@@ -1,0 +1,79 @@
+"""`ssd-serve plan`: what each preset would do and cost, predicted from figures of the parts. Starts nothing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.commands.common import OK, Subparsers, add_subcommand, positive, positive_number, progress, temperature
+from cluster.plan.from_bench import Measured, measured
+from cluster.plan.run_file import read_run
+from cluster.plan.text import LEGEND, plan_text
+from cluster.yaml_errors import read_yaml, validated
+from ssd_core.errors import ConfigError
+from ssd_core.figures import Figures
+from ssd_core.planner import plan
+
+EXAMPLES = """\
+  ssd-serve plan --bench results/bench.json                      beside what that run measured
+  ssd-serve plan --bench results/bench.json --save figures.yaml  its figures, to be edited
+  ssd-serve plan figures.yaml --concurrency 8 --draft-step-ms 2  what if
+
+With slower steps than the figures were taken with, growth is planned as the theory has it: the target waits until it is done. The service
+does not wait; it takes what is there, and misses more often."""
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = add_subcommand(subparsers, "plan", run, "Predict speed and cost of every preset, and recommend one. Starts nothing.", EXAMPLES)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("figures", nargs="?", metavar="FIGURES", help="a YAML file; the fields are in ssd_core/figures.py")
+    source.add_argument("--bench", type=Path, metavar="FILE", help="take the figures from what `ssd-serve bench --json FILE` wrote")
+    parser.add_argument("--temperature", type=temperature, metavar="T", help="with --bench: this one only (default: all)")
+    parser.add_argument("--concurrency", type=positive, metavar="C", help="what if so many sessions ran at a time")
+    parser.add_argument("--draft-step-ms", type=positive_number, metavar="MS", help="what if a growth step took so long, in every preset")
+    parser.add_argument("--prefer", choices=("speed", "cost"), default="speed", help="what the recommendation goes by (default: speed)")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write the figures there as YAML; one temperature only")
+
+
+def run(args: argparse.Namespace) -> int:
+    cases = _from_bench(args) if args.bench else [_from_yaml(args.figures)]
+    if args.save and len(cases) > 1:
+        raise ConfigError(f"--save: choose one --temperature of {', '.join(f'{case.temperature:g}' for case in cases)}")
+    for case in cases:
+        figures = _what_if(case.figures, args)
+        if args.bench:
+            print(f"temperature {case.temperature:g}, {figures.concurrency} at a time")
+        # A measurement of something else is nothing to compare with.
+        print(plan_text(plan(figures, args.prefer), case.tokens_per_s if figures == case.figures else None) + "\n")
+        if args.save:
+            content = figures.model_dump(mode="json", by_alias=True, exclude_none=True)
+            args.save.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            progress(f"wrote {args.save}")
+    print(LEGEND)
+    return OK
+
+
+def _from_bench(args: argparse.Namespace) -> list[Measured]:
+    cases = measured(read_run(args.bench))
+    wanted = [case for case in cases if args.temperature in (None, case.temperature)]
+    if not wanted:
+        raise ConfigError(f"--temperature {args.temperature:g}: {args.bench} has {', '.join(f'{case.temperature:g}' for case in cases)}")
+    return wanted
+
+
+def _from_yaml(path: str) -> Measured:
+    return Measured(0.0, validated(Figures, read_yaml(Path(path)), path), {})
+
+
+def _what_if(figures: Figures, args: argparse.Namespace) -> Figures:
+    changes: dict[str, Any] = {}
+    if args.concurrency:
+        changes["concurrency"] = args.concurrency
+    if args.draft_step_ms:
+        step = {"draft_step_s": args.draft_step_ms / 1000}
+        drafted = {name: own.model_copy(update=step) for name, own in figures.presets if name != "ar" and own is not None}
+        changes["presets"] = figures.presets.model_copy(update=drafted)
+    return figures.model_copy(update=changes)

@@ -1,0 +1,61 @@
+"""The JSON of `ssd-serve bench`, as far as the planner reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from cluster.bench.service import ServiceFacts
+from cluster.bench.totals import Totals
+from cluster.yaml_errors import validated
+from ssd_core.config import PresetName
+from ssd_core.errors import ConfigError
+
+
+class RunRow(BaseModel):
+    """What is read of a Row of the bench's report."""
+
+    temperature: float
+    preset: PresetName
+    num_requests: int
+    num_tokens: int
+    wall_s: float
+    accepted_per_position: tuple[float, ...]
+    totals: Totals
+
+
+class RunWorkload(BaseModel):
+    concurrency: int
+
+
+class Run(BaseModel):
+    """What is read of the file."""
+
+    model: str
+    command: str
+    workload: RunWorkload
+    service: ServiceFacts
+    rows: tuple[RunRow, ...]
+
+
+def read_run(path: Path) -> Run:
+    """Raises ConfigError: a line for each field that is missing or wrong."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not the JSON of a bench")
+    run = validated(Run, content, str(path))
+    if not run.service.pass_nodes:
+        raise ConfigError(f"{path}: service.pass_nodes: the service did not say how long its target's passes take")
+    if run.service.num_targets not in (None, 1):
+        raise ConfigError(f"{path}: service.num_targets = {run.service.num_targets:g}: figures are of one target replica")
+    if not all(row.totals.rounds > row.num_requests for row in run.rows):
+        raise ConfigError(f"{path}: rows: the service counted no rounds, or answers of one token only")
+    return run
