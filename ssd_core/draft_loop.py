@@ -42,13 +42,15 @@ class DraftSession:
     """A session as its draft sees it. The engine's tree region holds the root (index 0) and evaluated nodes below it, once
     the tokens before the root are in the trunk."""
 
-    def __init__(self, opening: SessionOpen, rule: TokenRule) -> None:
+    def __init__(self, opening: SessionOpen, rule: TokenRule, max_model_len: int) -> None:
         self.id = opening.session_id
         self.tokens = list(opening.tokens)
         self.rule = rule
         self.policy: GrowPolicy = build_grow_policy(opening.speculation)
         self.lookup = PromptLookup(self.tokens) if self.policy.lookup_tokens else None
         self.growth_limit = opening.speculation.growth_limit
+        self.end = min(opening.num_prompt_tokens + opening.sampling.max_tokens - 1, max_model_len)
+        """Nothing is evaluated from this position on: no token follows the session's last, and the draft's context may end before it."""
         self.is_greedy = opening.sampling.temperature == 0
         self.tree = SpeculationTree(self.tokens)
         self.submitted: list[Node] = []
@@ -61,7 +63,7 @@ class DraftSession:
     def look_ahead(self, best: Node, step_room: int) -> list[Node]:
         """Guesses by prompt look-up of what follows the best chosen node, to be evaluated in the same step: where they are right, the tree
         grows several levels at once. Their edges are set by the draft's own logits right after."""
-        room = min(step_room, self.growth_limit - self.num_region - len(self.plan), self.policy.lookup_tokens)
+        room = min(step_room, self.growth_limit - self.num_region - len(self.plan), self.policy.lookup_tokens, self.end - 1 - best.position)
         if self.lookup is None or room <= 0:
             return []
         return self.tree.guess(best, self.lookup.guess(self.tree.path_to(best), room), 1.0)
@@ -73,8 +75,13 @@ class DraftSession:
             self.lookup.remember((previous, node.token), follower)
 
     @property
+    def wants_root(self) -> bool:
+        """The root is still to be evaluated, and the tokens before it that are not in the trunk."""
+        return not self.tree.root.is_evaluated and self.tree.root.position < self.end
+
+    @property
     def is_exhausted(self) -> bool:
-        return self.tree.root.is_evaluated and not self.plan
+        return not self.plan and not self.wants_root
 
     def renew_plan(self) -> None:
         room = self.growth_limit - self.num_region
@@ -202,7 +209,7 @@ class DraftLoop:
             return
         engine = self._engine
         rule = TokenRule(sampling, opening.tokens, opening.num_prompt_tokens, engine.vocab_size, self._eos_token_ids, engine.device)
-        self._sessions[opening.session_id] = DraftSession(opening, rule)
+        self._sessions[opening.session_id] = DraftSession(opening, rule, engine.max_model_len)
 
     def _close(self, session_id: str) -> None:
         self._refused.discard(session_id)
@@ -266,7 +273,7 @@ class DraftLoop:
         budget = self._prefill_chunk_tokens
         offers: list[Offer] = []
         for session in self._sessions.values():
-            if not session.tree.root.is_evaluated:
+            if session.wants_root:
                 pending = session.tokens[self._engine.trunk_length(session.id) :]
                 chunk = tuple(pending[:budget])
                 budget -= len(chunk)
@@ -338,7 +345,8 @@ class DraftLoop:
             node.candidates = Candidates(tuple(candidates), tuple(node_scores))
             for rank, (token, edge) in enumerate(islice(likely.items(), policy.num_children)):
                 if rank == 0 or edge >= policy.min_edge:
-                    session.tree.add(node, token, edge)
+                    if node.position + 1 < session.end:  # else it is the target's to use, and never ours to evaluate
+                        session.tree.add(node, token, edge)
                     parents.append(node.id)
                     tokens.append(token)
                     edges.append(edge)
