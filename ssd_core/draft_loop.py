@@ -64,7 +64,7 @@ class DraftSession:
     """A session as its draft sees it. The engine's tree region holds the root (index 0) and evaluated nodes below it, once
     the tokens before the root are in the trunk."""
 
-    def __init__(self, opening: SessionOpen, rule: TokenRule, kind: SessionKind, learned: Learned) -> None:
+    def __init__(self, opening: SessionOpen, rule: TokenRule, kind: SessionKind, learned: Learned, max_model_len: int) -> None:
         self.id = opening.session_id
         self.tokens = list(opening.tokens)
         self.rule = rule
@@ -75,6 +75,8 @@ class DraftSession:
         self.growth_limit = opening.speculation.growth_limit
         self.sampling = opening.sampling
         self.speculation = opening.speculation
+        self.end = min(opening.num_prompt_tokens + opening.sampling.max_tokens - 1, max_model_len)
+        """Nothing is evaluated from this position on: no token follows the session's last, and the draft's context may end before it."""
         self.tree = SpeculationTree(self.tokens)
         self.submitted: list[Node] = []
         self.is_after_hit = False
@@ -87,7 +89,7 @@ class DraftSession:
     def look_ahead(self, best: Node, step_room: int) -> list[Node]:
         """Guesses by prompt look-up of what follows the best chosen node, to be evaluated in the same step: where they are right, the tree
         grows several levels at once. Their edges are set by the draft's own logits right after."""
-        room = min(step_room, self.growth_limit - self.num_region - len(self.plan), self.policy.lookup_tokens)
+        room = min(step_room, self.growth_limit - self.num_region - len(self.plan), self.policy.lookup_tokens, self.end - 1 - best.position)
         if self.lookup is None or room <= 0:
             return []
         guess = self.lookup.guess(self.tree.path_to(best), room)
@@ -114,8 +116,13 @@ class DraftSession:
         return draw(node.id, node.position + 1, candidates.tokens, q, self.sampling.seed)
 
     @property
+    def wants_root(self) -> bool:
+        """The root is still to be evaluated, and the tokens before it that are not in the trunk."""
+        return not self.tree.root.is_evaluated and self.tree.root.position < self.end
+
+    @property
     def is_exhausted(self) -> bool:
-        return self.tree.root.is_evaluated and not self.plan
+        return not self.plan and not self.wants_root
 
     def renew_plan(self) -> None:
         room = self.growth_limit - self.num_region
@@ -253,7 +260,7 @@ class DraftLoop:
             engine.device,
             has_noise=not kind.draws,
         )
-        self._sessions[opening.session_id] = DraftSession(opening, rule, kind, self._learned[kind])
+        self._sessions[opening.session_id] = DraftSession(opening, rule, kind, self._learned[kind], engine.max_model_len)
 
     def _close(self, session_id: str) -> None:
         self._refused.discard(session_id)
@@ -332,7 +339,7 @@ class DraftLoop:
         budget = self._prefill_chunk_tokens
         offers: list[Offer] = []
         for session in self._sessions.values():
-            if not session.tree.root.is_evaluated:
+            if session.wants_root:
                 pending = session.tokens[self._engine.trunk_length(session.id) :]
                 chunk = tuple(pending[:budget])
                 budget -= len(chunk)
@@ -409,7 +416,8 @@ class DraftLoop:
                 likely = _with_drawn_first(likely, node.draw.token, session.learned.outcomes[session.is_after_hit].acceptance)
             for rank, (token, edge) in enumerate(islice(likely.items(), policy.num_children)):
                 if rank == 0 or edge >= policy.min_edge:
-                    session.tree.add(node, token, edge)
+                    if node.position + 1 < session.end:  # else it is the target's to use, and never ours to evaluate
+                        session.tree.add(node, token, edge)
                     parents.append(node.id)
                     tokens.append(token)
                     edges.append(edge)

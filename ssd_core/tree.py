@@ -120,7 +120,8 @@ class SpeculationTree:
         assert guess.parent is not None
         shift = guess.parent.log_reach + math.log(max(edge_probability, 1e-9)) - guess.log_reach
         for node in self.below(guess):
-            node.log_reach += shift
+            assert node.parent is not None
+            node.log_reach = min(node.log_reach + shift, node.parent.log_reach)  # rounding must not let a child reach further
         guess.match_length = 0
 
     def advance(self, tokens: Sequence[int]) -> list[Node]:
@@ -192,4 +193,4 @@ class SpeculationTree:
             for token, child in node.children.items():
                 assert child.parent is node and child.token == token, (node, child)
                 assert child.position == node.position + 1 and child.id == child_id(node.id, token), (node, child)
-                assert child.log_reach <= node.log_reach + 1e-12, (node, child)
+                assert child.log_reach <= node.log_reach, (node, child)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssd_core.engine.base import Engine, Part
+from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.engine.kv import CellPool, SessionCells
 from ssd_core.types import sequence_id
 
@@ -114,10 +114,21 @@ class FakeEngine(Engine):
             logits += self._noise * _gumbel(sequence_id(context, ~self._seed), self._vocab_size)
         return SHARPNESS * logits
 
+    def held(self, session_id: str, node: int = TRUNK_END) -> list[int]:
+        """The tokens of the cells that a tree node attends to, its own the last; or those of the trunk."""
+        session = self._cells[session_id]
+        path = [] if node == TRUNK_END else _path(session, node)
+        return [self._tokens[cell] for cell in [*session.trunk, *path]]
+
     def _context(self, session: SessionCells, node: int) -> list[int]:
         """The last `order` tokens of the path to `node`."""
-        cells = [*session.trunk[-self._order :], *(cell for i, cell in enumerate(session.tree) if session.lineages[node] >> i & 1)]
+        cells = [*session.trunk[-self._order :], *_path(session, node)]
         return [self._tokens[cell] for cell in cells[-self._order :]]
+
+
+def _path(session: SessionCells, node: int) -> list[int]:
+    """The cells of a tree node's ancestors and its own."""
+    return [cell for i, cell in enumerate(session.tree) if session.lineages[node] >> i & 1]
 
 
 def _gumbel(key: int, size: int) -> NDArray[np.float64]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ssd_core.config import SamplingParams, SpeculationConfig
@@ -55,24 +56,33 @@ def drive(
     target: FakeEngine | None = None,
     draft: FakeEngine | None = None,
     max_sessions: int = 32,
+    max_step_nodes: int = 16,
+    prefill_chunk_tokens: int = 16,
     draft_timeout_s: float = 60.0,
     tokenizer: object = None,
+    clock: Callable[[], float] = time.perf_counter,
+    arrivals: Mapping[str, int] | None = None,
     on_round: Callable[[TargetLoop, int], None] | None = None,
 ) -> Run:
-    """Run to the end. Asserts integrity after every round and that everything is given back at the end."""
+    """Run to the end. Asserts integrity after every round and that everything is given back at the end. `arrivals`: the round after which
+    a request comes; the others are there from the start."""
     target = target or FakeEngine(seed=3)
     draft = draft or FakeEngine(seed=3, noise=0.4)
-    draft_loop = DraftLoop(draft, eos_token_ids=(EOS,), prefill_chunk_tokens=16)
+    draft_loop = DraftLoop(
+        draft, eos_token_ids=(EOS,), max_step_nodes=max_step_nodes, prefill_chunk_tokens=prefill_chunk_tokens, clock=clock
+    )
     link = make_link(draft_loop)
     loop = TargetLoop(
         target, link, STEP_TIMES, eos_token_ids=(EOS,), tokenizer=tokenizer, max_sessions=max_sessions,
-        prefill_chunk_tokens=16, draft_timeout_s=draft_timeout_s,
+        prefill_chunk_tokens=prefill_chunk_tokens, draft_timeout_s=draft_timeout_s, clock=clock,
     )  # fmt: skip
     run = Run()
-    for request in wanted:
-        loop.add(request, run.sink)
+    arrivals = arrivals or {}
+    to_come = sorted(wanted, key=lambda request: arrivals.get(request.session_id, 0))
     num_rounds = 0
-    while not loop.is_idle:
+    while to_come or not loop.is_idle:
+        while to_come and arrivals.get(to_come[0].session_id, 0) <= num_rounds:
+            loop.add(to_come.pop(0), run.sink)
         if not loop.step():
             loop.wait(0.0)
         num_rounds += 1

@@ -51,6 +51,16 @@ def test_without_any_draft_every_preset_decodes_plainly() -> None:
         assert drive(requests(2, preset), make_link=lambda draft: NoDraft()).tokens == plain.tokens
 
 
+@pytest.mark.parametrize("preset", ["sd", "tree", "ssd", "ssd-tree"])
+@pytest.mark.parametrize("draft_len", [53, 30, 2], ids=["as long", "shorter", "shorter than the prompt"])
+def test_where_the_context_ends_the_draft_stops_growing_and_the_session_goes_on(preset: str, draft_len: int) -> None:
+    plain = drive(requests(1, "ar"))
+    target, draft = FakeEngine(seed=3, max_model_len=53), FakeEngine(seed=3, max_model_len=draft_len)  # 3 prompt tokens and 50 new ones
+    run = drive(requests(1, preset), target=target, draft=draft)
+    assert run.tokens == plain.tokens
+    assert (run.stats.accepted > 0) == (draft_len > 3)
+
+
 def loop_of(**sizes: int) -> TargetLoop:
     return TargetLoop(FakeEngine(num_cells=100, max_model_len=90), NoDraft(), STEP_TIMES, **sizes)
 

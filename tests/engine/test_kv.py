@@ -57,7 +57,7 @@ def test_an_advance_that_is_no_path_or_keeps_orphans_is_refused_and_changes_noth
     pool.check_integrity()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_whatever_sessions_do_no_cell_is_lost_or_held_twice(data: st.DataObject) -> None:
     """Beside the pool runs a model of it: for each session the labels of its tokens, in the order the engine promises."""
