@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from cluster.commands import bench, demo, generate, plan, up, validate
+from cluster.commands import bench, demo, experiments, generate, plan, up, validate
 from cluster.commands.common import FAILED, USAGE
 from ssd_core.errors import ConfigError, InvalidRequestError, SSDError
 
@@ -22,6 +22,7 @@ examples:
   ssd-serve generate 'def fibonacci(n):'          one completion, without a service
   ssd-serve bench --json results/bench.json       measure
   ssd-serve plan --bench results/bench.json       which preset, at which price, with how many drafts
+  ssd-serve experiments plot                      the pictures of cluster/experiments/README.md
   ssd-serve COMMAND --help                        more about one of them"""
 
 
@@ -30,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ssd-serve", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (demo, up, generate, bench, plan, validate):
+    for command in (demo, up, generate, bench, plan, experiments, validate):
         command.add(subparsers)
     return parser
 

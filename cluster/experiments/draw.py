@@ -1,0 +1,87 @@
+"""What all pictures share: colours, curves with error bars, title and footnote, a small PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.experiments.experiment import Experiment
+from cluster.experiments.rates import Metric, speedup
+from cluster.experiments.results import Point, Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {
+    "ar": "#80868b", "sd": "#1a73e8", "ssd": "#e8890c", "saguaro": "#8e24aa", "ssd-tree": "#c5221f",
+}  # fmt: skip
+OTHERS = ("#1a73e8", "#e8890c", "#188038", "#8e24aa", "#c5221f", "#00838f")
+"""For curves that are no presets."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DPI = 100
+NUM_COLOURS = 48
+"""Of the PNG: lines and letters need no more, and it keeps the files small."""
+
+
+def write_plot(experiment: Experiment, results: Results, folder: Path) -> Path:
+    """Needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    figure = Figure(figsize=experiment.size, layout="constrained", dpi=DPI)
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(experiment.title, fontsize=11)
+    experiment.draw(figure, results)
+    figure.supxlabel(_footnote(results), fontsize=7, color="#5f6368")
+    canvas.draw()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{experiment.name}.png"
+    size = canvas.get_width_height()
+    picture = Image.frombuffer("RGBA", size, canvas.buffer_rgba().tobytes(), "raw", "RGBA", 0, 1).convert("RGB")
+    picture.quantize(NUM_COLOURS).save(path, optimize=True)
+    return path
+
+
+def draw_curve(axes: Axes, points: Sequence[Point], metric: Metric, **style: Any) -> None:
+    """With a bar of one standard error either way. `style`: of Axes.errorbar."""
+    rates = [metric(point) for point in points]
+    known: dict[str, Any] = {"linewidth": 1.5, "markersize": 4, "elinewidth": 0.8, "capsize": 2, "marker": "o"}
+    xs = [point.setting.x for point in points]
+    axes.errorbar(xs, [rate.value for rate in rates], yerr=[rate.error for rate in rates], **(known | style))
+
+
+def to_plain(results: Results) -> Metric:
+    """Tokens/s against plain decoding."""
+    return lambda point: speedup(point, results.baseline(point))
+
+
+def finish(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(True, linewidth=0.4, color="#dadce0")
+    axes.set_axisbelow(True)
+
+
+def log2_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Values that double, at equal distances."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.minorticks_off()
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """One for all panels, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+
+
+def _footnote(results: Results) -> str:
+    return (
+        f"embedded pair in virtual time; {results.num_prompts} held-out prompts, {results.max_tokens} tokens each; "
+        "bars: one standard error over prompts"
+    )

@@ -1,0 +1,26 @@
+"""What an experiment is: a name, the points that are measured, and a picture of what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.experiments.results import Results
+from cluster.experiments.setting import Setting
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    name: str
+    """On the command line, and of its files."""
+    title: str
+    """Says what its picture shows."""
+    settings: tuple[Setting, ...]
+    draw: Callable[[Figure, Results], None]
+    """Fills an empty figure; title and footnote come from `draw.py`."""
+    size: tuple[float, float] = (9.0, 4.0)
+    """Of the figure, in inches."""
