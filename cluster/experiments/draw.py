@@ -21,7 +21,7 @@ OTHERS = ("#1a73e8", "#e8890c", "#188038", "#8e24aa", "#c5221f", "#00838f")
 """For curves that are no presets."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DPI = 100
-NUM_COLOURS = 48
+NUM_COLOURS = 128
 """Of the PNG: lines and letters need no more, and it keeps the files small."""
 
 
@@ -33,9 +33,8 @@ def write_plot(experiment: Experiment, results: Results, folder: Path) -> Path:
 
     figure = Figure(figsize=experiment.size, layout="constrained", dpi=DPI)
     canvas = FigureCanvasAgg(figure)
-    figure.suptitle(experiment.title, fontsize=11)
+    figure.suptitle(f"{experiment.title}\n{_conditions(results)}", fontsize=9)
     experiment.draw(figure, results)
-    figure.supxlabel(_footnote(results), fontsize=7, color="#5f6368")
     canvas.draw()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{experiment.name}.png"
@@ -67,6 +66,11 @@ def finish(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_axisbelow(True)
 
 
+def add_plain(axes: Axes) -> None:
+    """The line at 1: as fast as plain decoding."""
+    axes.axhline(1, color=COLOURS["ar"], linestyle="--", linewidth=1, label="ar")
+
+
 def log2_ticks(axes: Axes, values: Sequence[float]) -> None:
     """Values that double, at equal distances."""
     axes.set_xscale("log", base=2)
@@ -80,8 +84,6 @@ def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
-def _footnote(results: Results) -> str:
-    return (
-        f"embedded pair in virtual time; {results.num_prompts} held-out prompts, {results.max_tokens} tokens each; "
-        "bars: one standard error over prompts"
-    )
+def _conditions(results: Results) -> str:
+    sizes = f"{results.num_prompts} prompts, {results.max_tokens} tokens each"
+    return f"embedded pair in virtual time, {sizes}; bars: one standard error over prompts"

@@ -21,6 +21,8 @@ class Experiment:
     """Says what its picture shows."""
     settings: tuple[Setting, ...]
     draw: Callable[[Figure, Results], None]
-    """Fills an empty figure; title and footnote come from `draw.py`."""
+    """Fills an empty figure; the title comes from `draw.py`."""
+    prompts_factor: int = 1
+    """So many times the prompts that are asked for: where settings give different texts, as under rejection, differences are less sure."""
     size: tuple[float, float] = (9.0, 4.0)
     """Of the figure, in inches."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.bench.machine import this_machine
@@ -33,6 +34,7 @@ def load_rig(target: str, draft: str, costs: Costs | None, num_prompts: int, max
 
 def run_experiment(experiment: Experiment, rig: Rig, provenance: Provenance, progress: Callable[[str], None]) -> Results:
     began = time.perf_counter()
+    rig = replace(rig, num_prompts=experiment.prompts_factor * rig.num_prompts)
     points = []
     for number, setting in enumerate(experiment.settings, start=1):
         points.append(rig.measure(setting))

@@ -42,7 +42,7 @@ def draw(figure: Figure, results: Results) -> None:
             for shape, colour, marker in zip(SHAPES, (*OTHERS[:3], COLOURS["ssd-tree"]), MARKERS, strict=False):
                 draw_curve(axes, results.curve(shape, temperature), metric, color=colour, marker=marker, label=shape)
             axes.set_xticks(BUDGETS)
-            finish(axes, f"{name}, T = {temperature:g}", "budget F (guesses at each place, on average)", "")
+            finish(axes, f"{name}, T = {temperature:g}", "guesses at each place, on average", "")
     legend_below(figure, panels[0][0], len(SHAPES))
 
 

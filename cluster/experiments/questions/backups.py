@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.experiments.draw import COLOURS, MARKERS, OTHERS, draw_curve, finish, log2_ticks, to_plain
+from cluster.experiments.draw import COLOURS, MARKERS, OTHERS, add_plain, draw_curve, finish, log2_ticks, to_plain
 from cluster.experiments.experiment import Experiment
 from cluster.experiments.results import Results
 from cluster.experiments.setting import Setting, plain
@@ -27,7 +27,7 @@ def draw(figure: Figure, results: Results) -> None:
     }
     for (curve, colour), marker in zip(curves.items(), MARKERS, strict=True):
         draw_curve(axes, results.curve(curve), to_plain(results), color=colour, marker=marker, label=curve)
-    axes.axhline(1, color=COLOURS["ar"], linestyle="--", linewidth=1, label="ar")
+    add_plain(axes)
     log2_ticks(axes, CONCURRENCIES)
     finish(axes, "", "requests at a time", "tokens/s to ar at the same concurrency")
     axes.legend(fontsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.experiments.draw import COLOURS, MARKERS, draw_curve, finish, log2_ticks, to_plain
+from cluster.experiments.draw import COLOURS, MARKERS, add_plain, draw_curve, finish, log2_ticks, to_plain
 from cluster.experiments.experiment import Experiment
 from cluster.experiments.results import Results
 from cluster.experiments.setting import Setting, plain
@@ -20,7 +20,7 @@ def draw(figure: Figure, results: Results) -> None:
     axes = figure.subplots()
     for preset, marker in zip(PRESETS, MARKERS, strict=False):
         draw_curve(axes, results.curve(preset), to_plain(results), color=COLOURS[preset], marker=marker, label=preset)
-    axes.axhline(1, color=COLOURS["ar"], linestyle="--", linewidth=1, label="ar")
+    add_plain(axes)
     log2_ticks(axes, SCALES)
     steps_ms = {scale: 1000 * results.costs.draft.pass_cost(scale).step_s(1, 1) for scale in SCALES}
     axes.set_xticks(SCALES, [f"{scale:g}\n{steps_ms[scale]:.2g} ms" for scale in SCALES])

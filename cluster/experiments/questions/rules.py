@@ -51,5 +51,6 @@ EXPERIMENT = Experiment(
         *(_setting(preset, rule, temperature) for preset, rule in PAIRS for temperature in TEMPERATURES),
     ),
     draw=draw,
+    prompts_factor=2,
     size=(11.0, 3.8),
 )

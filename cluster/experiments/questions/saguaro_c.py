@@ -50,5 +50,6 @@ EXPERIMENT = Experiment(
         *(_setting(backup, temperature, fraction) for backup in BACKUPS for temperature in TEMPERATURES for fraction in FRACTIONS),
     ),
     draw=draw,
+    prompts_factor=4,
     size=(11.0, 3.6),
 )
