@@ -63,6 +63,9 @@ class SpeculationConfig(Config):
     """Children proposed below an evaluated node (`tree`, `ssd-tree`)."""
     growth_width: int = Field(default=4, ge=1, le=256)
     """Most nodes of this session evaluated in one growth step."""
+    growth_choice: Literal["by-reach", "by-gain"] = "by-reach"
+    """`by-reach`: every step evaluates the `growth_width` likeliest nodes. `by-gain`: of these only as many, over all sessions, as make the
+    step's gain a second greatest (`ssd-tree`)."""
     lookup_tokens: int = Field(default=3, ge=0, le=16)
     """Most tokens guessed by prompt look-up beyond the best node of a growth step and evaluated with it, where the step has room
     (`tree`, `ssd-tree`)."""

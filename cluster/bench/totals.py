@@ -27,6 +27,10 @@ class Totals:
     """Nodes submitted."""
     lookups: float
     hits: float
+    deep_hits: float
+    """Hits on what had been grown before the round began."""
+    deep_accepted: float
+    """Accepted tokens that had been grown before the outcome before."""
     hit_rounds: float
     """Rounds whose speculation came from a look-up that hit, and their tokens."""
     hit_tokens: float
@@ -56,6 +60,8 @@ NAMES = {
     "draft_tokens": "vllm:spec_decode_num_draft_tokens_total",
     "lookups": "ssd_lookups_total",
     "hits": "ssd_lookup_hits_total",
+    "deep_hits": "ssd_deep_hits_total",
+    "deep_accepted": "ssd_deep_accepted_tokens_total",
     "hit_rounds": "ssd_hit_rounds_total",
     "hit_tokens": "ssd_hit_tokens_total",
     "hit_draft_tokens": "ssd_hit_draft_tokens_total",
