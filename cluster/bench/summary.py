@@ -9,7 +9,8 @@ from operator import attrgetter
 from statistics import median
 
 from cluster.bench.measure import BlockResult
-from cluster.client import Completion
+from cluster.bench.peer import ASSISTED, PEERS
+from cluster.client import Account, Completion
 from cluster.counters import Buckets
 
 # Names in the service's /metrics.
@@ -38,6 +39,8 @@ class Row:
     ratio_to_ar: float | None
     """Median over prompts (blocks) of the ratio of speeds in the same group and repeat."""
     ratio_to_sd: float | None
+    ratio_to_assisted: float | None
+    """To the peer `hf-assisted`."""
     first_token_ms: float
     """Median over requests, at the target."""
     decode_tokens_per_s: float
@@ -79,10 +82,10 @@ def summarise(results: Sequence[BlockResult]) -> list[Row]:
 
 
 def differences(results: Iterable[BlockResult]) -> list[Difference]:
-    """Empty when every preset and every repeat gave the same tokens for the same prompt, temperature and seed."""
+    """Empty when every preset and every repeat gave the same tokens for the same prompt, temperature and seed. Peers stand apart."""
     reference: dict[tuple[int, float], tuple[str, Completion]] = {}
     found: list[Difference] = []
-    for result in results:
+    for result in (result for result in results if result.block.preset not in PEERS):
         for case, completion in zip(result.block.cases, result.completions, strict=True):
             preset, first = reference.setdefault((case.prompt_index, case.temperature), (result.block.preset, completion))
             if completion.token_ids != first.token_ids:
@@ -118,18 +121,25 @@ def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: di
         tokens_per_s=median(result.tokens_per_s for result in own),
         ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ())),
         ratio_to_sd=paired_ratio(own, by_row.get((temperature, "sd"), ())),
+        ratio_to_assisted=paired_ratio(own, by_row.get((temperature, ASSISTED), ())),
         first_token_ms=1000 * median(completion.first_token_s for completion in completions),
         decode_tokens_per_s=median(map(DECODE_SPEED, own)),
         decode_ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ()), DECODE_SPEED),
         tokens_per_round=_share(num_tokens, num_rounds),
         hit_rate=_share(_counted(own, HITS), _counted(own, LOOKUPS)),
         accepted_per_position=_per_position([account.accepted_per_position for account in accounts], num_drafts),
-        draft_wait_ms=_share(1000 * sum(account.draft_wait_s for account in accounts), num_rounds),
+        draft_wait_ms=_draft_wait_ms(accounts),
         target_flops_per_token=_cost(own, TARGET_NODES, TARGET_FLOPS_PER_NODE),
         draft_flops_per_token=_cost(own, DRAFT_NODES, DRAFT_FLOPS_PER_NODE),
         gap_on_hit=sum((result.counters.buckets(GAP_ON_HIT) for result in own), Buckets()),
         work_on_hit=sum((result.counters.buckets(WORK_ON_HIT) for result in own), Buckets()),
     )
+
+
+def _draft_wait_ms(accounts: Sequence[Account]) -> float | None:
+    """Per round; None where it is not known."""
+    waits_s = [account.draft_wait_s for account in accounts if account.draft_wait_s is not None]
+    return _share(1000 * sum(waits_s), sum(account.num_rounds for account in accounts)) if waits_s else None
 
 
 def _counted(results: Sequence[BlockResult], name: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from cluster.bench.peer import ASSISTED
 from cluster.bench.summary import Row
 from cluster.counters import Buckets
 
@@ -20,7 +21,10 @@ def table(rows: Sequence[Row]) -> str:
     """One block for each temperature."""
     parts = []
     for temperature, own in groupby(rows, key=lambda row: row.temperature):
-        lines = [HEADER, *(_cells(row) for row in own)]
+        block = list(own)
+        lines = [HEADER, *(_cells(row) for row in block)]
+        if any(row.ratio_to_assisted is not None for row in block):
+            lines = _with_column(lines, [f"vs {ASSISTED}", *(_number(row.ratio_to_assisted, "{:.2f}x") for row in block)], after="vs sd")
         parts.append(f"temperature {temperature:g}\n" + aligned(lines))
     return "\n\n".join(parts)
 
@@ -49,6 +53,11 @@ def histogram(buckets: Buckets) -> str:
         count = buckets.counts[i]
         lines.append(f"  {below:>12}  {count:7.0f}  {'#' * round(BAR_WIDTH * count / most)}".rstrip())
     return "\n".join(lines)
+
+
+def _with_column(lines: Sequence[tuple[str, ...]], cells: Sequence[str], after: str) -> list[tuple[str, ...]]:
+    place = lines[0].index(after) + 1
+    return [(*line[:place], cell, *line[place:]) for line, cell in zip(lines, cells, strict=True)]
 
 
 def _cells(row: Row) -> tuple[str, ...]:

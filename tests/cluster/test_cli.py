@@ -28,6 +28,8 @@ def test_every_command_explains_itself_with_examples(command: str, capsys: pytes
         ["bench", "--temperature", "-1"],
         ["bench", "--presets", "ar,xyz"],
         ["bench", "--presets", "ar,ar"],
+        ["bench", "--peers", "ar"],
+        ["bench", "--peers", "hf-plain,hf-plain"],
         ["bench", "--prompts", "0"],
         ["bench", "--url", "http://x", "--config", "demo"],
         ["generate", "x", "--preset", "xyz"],
@@ -58,6 +60,19 @@ def test_a_bad_configuration_is_exit_code_2_before_anything_starts(
 
 def test_too_many_prompts_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--prompts", "1000000"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--concurrency", "8"], "--concurrency = 8: a peer answers one request at a time"),
+        (["--url", "http://127.0.0.1:9"], "--url = http://127.0.0.1:9: peers run the models of a service's configuration"),
+    ],
+    ids=["concurrency", "url"],
+)
+def test_peers_where_they_cannot_be_compared_are_exit_code_2(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--peers", "hf-assisted", *words]) == 2
+    assert why in capsys.readouterr().err
 
 
 def test_no_service_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
