@@ -44,7 +44,8 @@ class Account:
     num_draft_tokens: int
     num_accepted_tokens: int
     accepted_per_position: tuple[int, ...]
-    draft_wait_s: float
+    draft_wait_s: float | None
+    """None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 
 
 class Client(Protocol):
-    """What is measured: cluster.client.RestClient, or cluster.bench.fake.FakeClient."""
+    """What is measured: cluster.client.RestClient, cluster.bench.peer.PeerClient, or cluster.bench.fake.FakeClient."""
 
     def complete(self, request: CompletionRequest) -> Completion: ...
 
@@ -54,20 +54,28 @@ class BlockResult:
 
 
 def measure(
-    workload: Workload, client: Client, progress: Progress = lambda line: None, clock: Clock = time.perf_counter
+    workload: Workload,
+    client: Client,
+    progress: Progress = lambda line: None,
+    clock: Clock = time.perf_counter,
+    peers: Mapping[str, Client] = {},
 ) -> list[BlockResult]:
-    """Every block of the workload, after a short warm-up of every preset. An error of the service ends the measurement."""
+    """Every block of the workload, after a short warm-up of every preset and peer. An error of one of them ends the measurement.
+
+    `peers`: the client of each of the workload's peers. `client` answers for the presets.
+    """
     with ThreadPoolExecutor(workload.concurrency) as pool:
-        progress(f"warming up {', '.join(workload.presets)}")
+        progress(f"warming up {', '.join(workload.contestants)}")
         for block in _warm_up(workload):
-            _run(block, replace(workload, max_tokens=min(WARM_UP_TOKENS, workload.max_tokens)), client, pool, clock)
+            short = replace(workload, max_tokens=min(WARM_UP_TOKENS, workload.max_tokens))
+            _run(block, short, peers.get(block.preset, client), pool, clock)
         results: list[BlockResult] = []
         num_done = 0
         for block in blocks(workload):
-            result = _run(block, workload, client, pool, clock)
+            result = _run(block, workload, peers.get(block.preset, client), pool, clock)
             results.append(result)
             num_done += len(block.cases)
-            progress(f"{num_done}/{workload.num_requests}  T={block.temperature:g}  {block.preset:<8} {result.tokens_per_s:7.1f} tokens/s")
+            progress(f"{num_done}/{workload.num_requests}  T={block.temperature:g}  {block.preset:<11} {result.tokens_per_s:7.1f} tokens/s")
     return results
 
 
@@ -81,7 +89,7 @@ def request_seconds(workload: Workload, client: Client) -> float:
 
 def _warm_up(workload: Workload) -> list[Block]:
     cases = tuple(Case(i, prompt, workload.temperatures[0]) for i, prompt in enumerate(workload.prompts[: workload.concurrency]))
-    return [Block(preset, workload.temperatures[0], 0, 0, cases) for preset in workload.presets]
+    return [Block(preset, workload.temperatures[0], 0, 0, cases) for preset in workload.contestants]
 
 
 def _run(block: Block, workload: Workload, client: Client, pool: ThreadPoolExecutor, clock: Clock) -> BlockResult:

@@ -42,7 +42,7 @@ class Totals:
     """Own work of the target's loop between two passes, where it did not wait."""
     gap_s: float
     draft_turn_s: float
-    """Of sessions that waited for their draft: from standing ready but for it to the launch."""
+    """Of sessions that waited for their draft, in its turn or after a miss: from standing ready but for it to the launch."""
     growth_steps: float
     growth_nodes: float
     growth_busy_s: float

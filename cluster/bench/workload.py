@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import TypeVar
 
 from ssd_core.config import PRESETS
 from ssd_core.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Case:
 class Workload:
     prompts: tuple[str, ...]
     presets: tuple[str, ...] = PRESETS
+    peers: tuple[str, ...] = ()
+    """Measured among the presets; one request at a time only."""
     temperatures: tuple[float, ...] = (0.0,)
     concurrency: int = 1
     repeats: int = 1
@@ -36,8 +41,12 @@ class Workload:
     """K of the chain presets; None: what the service was given."""
 
     @property
+    def contestants(self) -> tuple[str, ...]:
+        return self.presets + self.peers
+
+    @property
     def num_requests(self) -> int:
-        return len(self.prompts) * len(self.presets) * len(self.temperatures) * self.repeats
+        return len(self.prompts) * len(self.contestants) * len(self.temperatures) * self.repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class Block:
     """What is timed as one: cases that run under one preset, `concurrency` of them at a time."""
 
     preset: str
+    """Or a peer."""
     temperature: float
     repeat: int
     group: int
@@ -71,10 +81,10 @@ def blocks(workload: Workload) -> Iterator[Block]:
         for repeat in range(workload.repeats):
             for group, members in enumerate(groups):
                 cases = tuple(Case(i, workload.prompts[i], temperature) for i in members)
-                for preset in rotated(workload.presets, group + repeat):
+                for preset in rotated(workload.contestants, group + repeat):
                     yield Block(preset, temperature, repeat, group, cases)
 
 
-def rotated(presets: tuple[str, ...], by: int) -> tuple[str, ...]:
-    by %= len(presets)
-    return presets[by:] + presets[:by]
+def rotated(items: tuple[T, ...], by: int) -> tuple[T, ...]:
+    by %= len(items)
+    return items[by:] + items[:by]
