@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Protocol
 
+from cluster.bench.contestant import Contestant, contestant
 from cluster.bench.workload import Block, Case, Workload, blocks
 from cluster.client import Completion, CompletionRequest
 from cluster.counters import Counters
@@ -82,7 +83,7 @@ def measure(
 def request_seconds(workload: Workload, client: Client) -> float:
     """What a request takes besides the target's work for it: of an answer that ends with its first token, the time after that token and
     before the target had the request. Median."""
-    request = CompletionRequest(workload.prompts[0], preset=workload.presets[0], max_tokens=1, ignore_eos=True)
+    request = CompletionRequest(workload.prompts[0], preset=contestant(workload.presets[0]).preset, max_tokens=1, ignore_eos=True)
     answers = [client.complete(request) for _ in range(NUM_PROBES)]
     return median(answer.wall_s - answer.first_token_s for answer in answers)
 
@@ -93,11 +94,13 @@ def _warm_up(workload: Workload) -> list[Block]:
 
 
 def _run(block: Block, workload: Workload, client: Client, pool: ThreadPoolExecutor, clock: Clock) -> BlockResult:
+    who = contestant(block.preset) if block.preset not in workload.peers else Contestant(block.preset)
     requests: Sequence[CompletionRequest] = [
         CompletionRequest(
             prompt=case.prompt,
-            preset=block.preset,
-            lookahead=workload.lookahead,
+            preset=who.preset,
+            lookahead=who.lookahead or workload.lookahead,
+            speculation=who.settings,
             max_tokens=workload.max_tokens,
             temperature=case.temperature,
             seed=case.seed,

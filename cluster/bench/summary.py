@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import median
 
+from cluster.bench.contestant import contestant
 from cluster.bench.cost import Cost, cost
 from cluster.bench.measure import BlockResult
 from cluster.bench.peer import ASSISTED, PEERS
@@ -132,7 +133,7 @@ def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: di
         hit_rate=_share(sums.hits, sums.lookups),
         accepted_per_position=_per_position([account.accepted_per_position for account in accounts], num_drafts),
         draft_wait_ms=_draft_wait_ms(accounts),
-        cost=None if is_peer else cost(counters, sums, num_tokens, wall_s, policy_of(preset).uses_draft),
+        cost=None if is_peer else cost(counters, sums, num_tokens, wall_s, policy_of(contestant(preset).preset).uses_draft),
         totals=None if is_peer else sums,
         gap_on_hit=sum((result.counters.buckets(GAP_ON_HIT) for result in own), Buckets()),
         work_on_hit=sum((result.counters.buckets(WORK_ON_HIT) for result in own), Buckets()),

@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from ssd_core.config import PRESETS
 from ssd_core.errors import ConfigError
 
 T = TypeVar("T")
+
+
+Text = Literal["any", "code", "prose"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,23 @@ class Block:
     cases: tuple[Case, ...]
 
 
-def held_out_prompts(num_prompts: int) -> tuple[str, ...]:
-    """Prompts from files that the embedded pair was not trained on. Raises ConfigError when there are not that many."""
-    prompts = json.loads((files("ssd_core") / "pretrained" / "prompts.json").read_text(encoding="utf-8"))
+def held_out_prompts(num_prompts: int, text: Text = "any") -> tuple[str, ...]:
+    """Prompts from files that the embedded pair was not trained on. `prose`: the quarter of them whose ends are most like prose, which are
+    docstrings and comments; `code`: the others. Raises ConfigError when there are not that many."""
+    prompts: list[str] = json.loads((files("ssd_core") / "pretrained" / "prompts.json").read_text(encoding="utf-8"))
+    if text != "any":
+        by_prose = sorted(prompts, key=_prose_share, reverse=True)
+        prose = set(by_prose[: len(prompts) // 4])
+        prompts = [prompt for prompt in prompts if (prompt in prose) == (text == "prose")]
     if num_prompts > len(prompts):
-        raise ConfigError(f"--prompts = {num_prompts}: only {len(prompts)} held-out prompts are shipped")
+        raise ConfigError(f"--prompts = {num_prompts}: only {len(prompts)} held-out prompts of this kind are shipped")
     return tuple(prompts[:num_prompts])
+
+
+def _prose_share(prompt: str) -> float:
+    """Of the characters of its end, those that prose is made of."""
+    end = prompt[-400:]
+    return sum(character.isalpha() or character in " .," for character in end) / len(end)
 
 
 def blocks(workload: Workload) -> Iterator[Block]:

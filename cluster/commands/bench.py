@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
+from cluster.bench.contestant import contestant
 from cluster.bench.peer import PEERS
 from cluster.bench.peer_process import PeerProcess
 from cluster.bench.run import PeerRoom, run_bench
-from cluster.bench.workload import Workload, held_out_prompts
+from cluster.bench.workload import Text, Workload, held_out_prompts
 from cluster.client import RestClient
 from cluster.commands.common import (
     FAILED,
@@ -34,6 +35,7 @@ from ssd_core.errors import ConfigError
 EXAMPLES = """\
   ssd-serve bench --json results/bench.json
   ssd-serve bench --presets ar,sd,ssd-tree --temperature 0 0.8 --prompts 24 --repeats 3
+  ssd-serve bench --presets ar,ssd-tree,ssd-tree:self_tuning=false:tree_nodes=4,sd:lookahead=3
   ssd-serve bench --concurrency 8 --prompts 32
   ssd-serve bench --presets ar,sd,ssd-tree --peers hf-plain,hf-assisted      ... and transformers, plain and with the draft as assistant
   ssd-serve bench --url http://127.0.0.1:8000      a service that is up; SSD_API_KEY is its key, if it wants one
@@ -43,9 +45,16 @@ exit code 1: some preset, or a peer at T=0, answered with other tokens than the 
 
 def add(subparsers: Subparsers) -> None:
     parser = add_subcommand(subparsers, "bench", run, "Measure the presets against each other, alternating, on held-out prompts.", EXAMPLES)
-    parser.add_argument("--presets", type=_presets, default=PRESETS, metavar="A,B,...", help=f"(default: {','.join(PRESETS)})")
+    parser.add_argument(
+        "--presets",
+        type=_presets,
+        default=PRESETS,
+        metavar="A,B,...",
+        help=f"each a preset, or one with settings (default: {','.join(PRESETS)})",
+    )
     peers_help = f"the same models run by others on as many cores, out of {','.join(PEERS)} (default: none)"
     parser.add_argument("--peers", type=_peers, default=(), metavar="A,B,...", help=peers_help)
+    parser.add_argument("--text", choices=get_args(Text), default="any", help="kind of the prompts (default: any)")
     parser.add_argument("--prompts", type=positive, default=12, metavar="N", help="held-out prompts (default: 12)")
     parser.add_argument("--max-tokens", type=positive, default=128, metavar="N", help="tokens of every answer (default: 128)")
     parser.add_argument("--temperature", type=temperature, nargs="+", default=[0.0, 0.8], metavar="T", help="one or more (default: 0 0.8)")
@@ -61,7 +70,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     workload = Workload(
-        prompts=held_out_prompts(args.prompts),
+        prompts=held_out_prompts(args.prompts, args.text),
         presets=args.presets,
         peers=args.peers,
         temperatures=tuple(args.temperature),
@@ -111,15 +120,19 @@ def command_line(argv: list[str]) -> str:
 
 
 def _presets(text: str) -> tuple[str, ...]:
-    return _names(text, PRESETS)
+    names = tuple(text.split(","))
+    try:
+        for name in names:
+            contestant(name)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: each once, out of {', '.join(PRESETS)}")
+    return names
 
 
 def _peers(text: str) -> tuple[str, ...]:
-    return _names(text, PEERS)
-
-
-def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if not set(names) <= set(known) or len(set(names)) != len(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: each once, out of {', '.join(known)}")
+    if not set(names) <= set(PEERS) or len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: each once, out of {', '.join(PEERS)}")
     return names
