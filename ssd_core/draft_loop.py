@@ -115,7 +115,7 @@ class DraftSession:
     def draw(self, node: Node, candidates: Candidates) -> Draw:
         """What follows `node` in a chain for rejection sampling."""
         q = draft_distribution(candidates.scores, self.speculation.fan_out, self.speculation.saguaro_c)
-        return draw(node.id, node.position + 1, candidates.tokens, q, self.sampling.seed)
+        return draw(node.id, candidates.tokens, q, self.sampling.seed)
 
     @property
     def wants_root(self) -> bool:
