@@ -226,10 +226,10 @@ class RequestParser:
             raise invalid("preset", f"preset: {fields.preset!r} is none of {', '.join(PRESETS)}")
         changes = {name: value for name in ("preset", "lookahead") if (value := getattr(fields, name)) is not None}
         settings = fields.speculation or {}
-        for name in settings.keys() & {"verification", "preset", "lookahead"}:
-            raise invalid(
-                "speculation", f"speculation: {name} " + ("is the deployment's" if name == "verification" else "is a field of its own")
-            )
+        if "verification" in settings:
+            raise invalid("speculation", "speculation: verification is the deployment's")
+        for name in settings.keys() & {"preset", "lookahead"}:
+            raise invalid("speculation", f"speculation: {name} is a field of its own")
         if not changes and not settings:
             return self._speculation
         try:

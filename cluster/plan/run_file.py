@@ -45,7 +45,7 @@ class Run(BaseModel):
     @field_validator("rows", mode="before")
     @classmethod
     def _of_presets(cls, rows: Any) -> Any:
-        """The service counts nothing of a peer: there are no parts to plan with. And a preset with settings of its own is not that preset."""
+        """The service counts nothing of a peer: there are no parts to plan with. A preset with settings of its own is not that preset."""
         if not isinstance(rows, list):
             return rows
         return [row for row in rows if not (isinstance(row, dict) and (row.get("preset") in PEERS or ":" in str(row.get("preset"))))]

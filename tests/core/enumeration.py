@@ -363,7 +363,8 @@ class Game:
 
     def _guess(self, tree: SpeculationTree, committed: Sequence[int]) -> None:
         end = [tree.root, *tree.best_chain(self.lookahead)][-1]
-        tree.guess(end, PromptLookup(committed).guess(tree.path_to(end), self.backup.num_guesses), 0.7)
+        guess = PromptLookup(committed).guess(tree.path_to(end), self.backup.num_guesses)
+        tree.guess(end, guess, [0.7] * len(guess.tokens))
 
     def _verify(self, oracle: Oracle, tree: SpeculationTree, nodes: Sequence[Node], committed: Sequence[int]) -> list[int]:
         paths = [tree.path_to(node) for node in (tree.root, *nodes)]
