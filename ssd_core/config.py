@@ -84,7 +84,7 @@ class SpeculationConfig(Config):
     `geometric`."""
     verification: Literal["shared-noise", "rejection"] = "shared-noise"
     """How sampled tokens are made exact. `rejection`: the draft draws, the target accepts or replaces; chains only, and the tokens of a
-    seed differ between presets, though not their distribution."""
+    seed hang on what was drafted, though their distribution does not."""
     saguaro_c: FiniteFloat = Field(default=1.0, ge=0.0, le=1.0)
     """C of Saguaro sampling: the draft draws its `fan_out` likeliest tokens with this fraction of their weight, so that what replaces a
     rejected token is likelier to be prepared for (`rejection`)."""
