@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -28,6 +28,8 @@ class CompletionRequest:
     preset: str | None = None
     """None: the service's default."""
     lookahead: int | None = None
+    speculation: Mapping[str, Any] = field(default_factory=dict)
+    """Other settings than the service's."""
     max_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
@@ -44,7 +46,8 @@ class Account:
     num_draft_tokens: int
     num_accepted_tokens: int
     accepted_per_position: tuple[int, ...]
-    draft_wait_s: float
+    draft_wait_s: float | None
+    """None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ class RestClient:
             "stream": stream,
             "return_token_ids": not stream,
         }
-        speculation = {"preset": request.preset, "lookahead": request.lookahead}
+        speculation = {"preset": request.preset, "lookahead": request.lookahead, "speculation": dict(request.speculation) or None}
         return body | {key: value for key, value in speculation.items() if value is not None}
 
 

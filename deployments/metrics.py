@@ -65,6 +65,17 @@ def target_samples(stats: LoopStats, replica: str) -> tuple[Sample, ...]:
         counter("ssd_prompt_pass_seconds_total", stats.prompt_pass_s),
         counter("ssd_lookups_total", stats.lookups),
         counter("ssd_lookup_hits_total", stats.hits),
+        counter("ssd_deep_hits_total", stats.deep_hits),
+        counter("ssd_deep_accepted_tokens_total", stats.deep_accepted),
+        *(
+            Sample(name, value, (*labels, ("edge", f"{(i + 0.5) / len(column):g}")), "counter")
+            for name, column in (
+                ("ssd_edges_total", stats.reliability.edges),
+                ("ssd_edges_expected_total", stats.reliability.expected),
+                ("ssd_edges_chosen_total", stats.reliability.chosen),
+            )
+            for i, value in enumerate(column)
+        ),
         counter("ssd_hit_rounds_total", stats.hit_rounds),
         counter("ssd_hit_tokens_total", stats.hit_tokens),
         counter("ssd_hit_draft_tokens_total", stats.hit_draft_tokens),

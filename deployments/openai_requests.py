@@ -47,6 +47,8 @@ class CommonFields(_Body):
     preset: str | None = None
     """How to speculate; None: the service's default."""
     lookahead: int | None = Field(default=None, ge=1, le=32)
+    speculation: dict[str, Any] | None = None
+    """Other fields of SpeculationConfig, in place of the service's; `verification` is the deployment's."""
     return_token_ids: bool = False
 
 
@@ -223,10 +225,19 @@ class RequestParser:
         if fields.preset is not None and fields.preset not in PRESETS:
             raise invalid("preset", f"preset: {fields.preset!r} is none of {', '.join(PRESETS)}")
         changes = {name: value for name in ("preset", "lookahead") if (value := getattr(fields, name)) is not None}
+        settings = fields.speculation or {}
+        if "verification" in settings:
+            raise invalid("speculation", "speculation: verification is the deployment's")
+        for name in settings.keys() & {"preset", "lookahead"}:
+            raise invalid("speculation", f"speculation: {name} is a field of its own")
+        if not changes and not settings:
+            return self._speculation
         try:
-            return SpeculationConfig(**{**self._speculation.model_dump(), **changes}) if changes else self._speculation
+            return SpeculationConfig(**{**self._speculation.model_dump(), **settings, **changes})
         except ValidationError as error:
-            raise invalid("preset", f"preset: {error.errors()[0]['msg']}") from error
+            details = error.errors()[0]
+            field = "speculation" if details["loc"] else "preset"
+            raise invalid(field, f"{'.'.join([field, *map(str, details['loc'])])}: {details['msg']}") from error
 
     def _token_ids(self, prompt: str | tuple[int, ...], field: str = "prompt") -> tuple[int, ...]:
         if isinstance(prompt, str):

@@ -63,6 +63,9 @@ class SpeculationConfig(Config):
     """Children proposed below an evaluated node (`tree`, `ssd-tree`)."""
     growth_width: int = Field(default=4, ge=1, le=256)
     """Most nodes of this session evaluated in one growth step."""
+    growth_choice: Literal["by-reach", "by-gain"] = "by-reach"
+    """`by-reach`: every step evaluates the `growth_width` likeliest nodes. `by-gain`: of these only as many, over all sessions, as make the
+    step's gain a second greatest (`ssd-tree`)."""
     lookup_tokens: int = Field(default=3, ge=0, le=16)
     """Most tokens guessed by prompt look-up beyond the best node of a growth step and evaluated with it, where the step has room
     (`tree`, `ssd-tree`)."""
@@ -81,7 +84,7 @@ class SpeculationConfig(Config):
     `geometric`."""
     verification: Literal["shared-noise", "rejection"] = "shared-noise"
     """How sampled tokens are made exact. `rejection`: the draft draws, the target accepts or replaces; chains only, and the tokens of a
-    seed differ between presets, though not their distribution."""
+    seed hang on what was drafted, though their distribution does not."""
     saguaro_c: FiniteFloat = Field(default=1.0, ge=0.0, le=1.0)
     """C of Saguaro sampling: the draft draws its `fan_out` likeliest tokens with this fraction of their weight, so that what replaces a
     rejected token is likelier to be prepared for (`rejection`)."""

@@ -20,15 +20,17 @@ import numpy as np
 import torch
 
 from ssd_core.acceptance import uses_rejection
-from ssd_core.calibration import EdgeCalibration, softmax
+from ssd_core.calibration import EdgeCalibration, Observed, edge_probabilities
 from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError
 from ssd_core.lookup import PromptLookup
 from ssd_core.policies.fan_out import OutcomeEstimates
 from ssd_core.policies.grow import GrowPolicy, Window, build_grow_policy
+from ssd_core.policies.submit import worthwhile
 from ssd_core.rejection import NUM_DRAWN_FROM, draft_distribution, draw
 from ssd_core.sampling import Rows, TokenRule, scores
+from ssd_core.step_cost import StepCost
 from ssd_core.tree import NOT_EVALUATED, Candidates, Node, SpeculationTree
 from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
 
@@ -113,7 +115,7 @@ class DraftSession:
     def draw(self, node: Node, candidates: Candidates) -> Draw:
         """What follows `node` in a chain for rejection sampling."""
         q = draft_distribution(candidates.scores, self.speculation.fan_out, self.speculation.saguaro_c)
-        return draw(node.id, node.position + 1, candidates.tokens, q, self.sampling.seed)
+        return draw(node.id, candidates.tokens, q, self.sampling.seed)
 
     @property
     def wants_root(self) -> bool:
@@ -189,6 +191,7 @@ class DraftLoop:
         self._inbox: queue.SimpleQueue[DraftMessage] = queue.SimpleQueue()
         self._sessions: dict[str, DraftSession] = {}
         self._refused: set[str] = set()
+        self._step_cost = StepCost()
         self._learned: dict[SessionKind, Learned] = defaultdict(Learned)
 
     def __len__(self) -> int:
@@ -208,6 +211,8 @@ class DraftLoop:
         if not batches and not said and not unknown:
             return None
         num_nodes = sum(len(batch.nodes) + len(batch.pending) for batch in batches)
+        if batches and not any(batch.pending for batch in batches):
+            self._step_cost.observe(num_nodes, self._clock() - began)
         return GrowthReport(tuple(said), tuple(unknown), int(bool(batches)), num_nodes, self._clock() - began, time.time())
 
     def check_integrity(self) -> None:
@@ -284,7 +289,7 @@ class DraftLoop:
 
     def _move_root(self, session: DraftSession, tokens: tuple[int, ...]) -> None:
         path = session.tree.advance(tokens)
-        observed = [(node.candidates, chosen) for node, chosen in zip(path, tokens, strict=False) if node.candidates is not None]
+        observed = [Observed(node.candidates, chosen) for node, chosen in zip(path, tokens, strict=False) if node.candidates is not None]
         if observed:
             session.learned.edges.observe(observed)
         if session.policy.learns_outcomes:
@@ -346,7 +351,7 @@ class DraftLoop:
                 if chunk:
                     batches.append(Batch(session, chunk, (), len(chunk) == len(pending)))
             offers.extend(Offer(session.tree.reach(node), session, node) for node in session.plan)
-        best_offers = heapq.nlargest(self._max_step_nodes, offers, key=attrgetter("reach"))
+        best_offers = self._worthwhile(heapq.nlargest(self._max_step_nodes, offers, key=attrgetter("reach")))
         room = self._max_step_nodes - len(best_offers)
         chosen: dict[str, list[Node]] = {}
         for offer in best_offers:
@@ -357,6 +362,17 @@ class DraftLoop:
             room -= len(ahead)
             batches.append(Batch(session, (), (*nodes, *ahead), True))
         return batches
+
+    def _worthwhile(self, offers: list[Offer]) -> list[Offer]:
+        """Of the best offers, by falling reach, those that make the step's gain per second greatest: what is evaluated is of use if the
+        target comes by. Offers of policies that are not sized stay."""
+        sized = [offer for offer in offers if offer.session.policy.is_sized]
+        num_fixed = len(offers) - len(sized)
+        fixed_gain = sum(offer.reach for offer in offers) - sum(offer.reach for offer in sized)
+        gains = [offer.reach for offer in sized]
+        count = worthwhile(gains, fixed_gain, lambda num_sized: self._step_cost.seconds(num_fixed + num_sized))
+        dropped = set(map(id, sized[count:]))
+        return [offer for offer in offers if id(offer) not in dropped]
 
     # ------------------------------------------------------------ evaluate
 
@@ -390,7 +406,10 @@ class DraftLoop:
         sessions = [batch.session for batch, nodes in zip(batches, evaluated, strict=True) for _ in nodes]
         best = scores(parts, logits).topk(min(max(session.num_candidates for session in sessions), logits.shape[-1]))
         values = best.values.cpu().numpy() / np.array([session.score_unit for session in sessions])[:, None]
-        edges = softmax(values, np.array([session.learned.edges.scale for session in sessions])[:, None])
+        depths = [
+            node.position - batch.session.tree.root.position for batch, nodes in zip(batches, evaluated, strict=True) for node in nodes
+        ]
+        edges = edge_probabilities(values, [session.learned.edges for session in sessions], depths)
         proposals = map(Proposal, best.indices.tolist(), values.tolist(), edges.tolist())
         return [self._propose(batch.session, nodes, proposals) for batch, nodes in zip(batches, evaluated, strict=True)]
 
@@ -409,7 +428,8 @@ class DraftLoop:
             if not likely:
                 continue
             session.remember(node, candidates[0])
-            node.candidates = Candidates(tuple(likely), tuple(node_scores[: len(likely)]))
+            depth = node.position - session.tree.root.position
+            node.candidates = Candidates(tuple(likely), tuple(node_scores[: len(likely)]), depth)
             if session.kind.draws:
                 node.draw = session.draw(node, node.candidates)
                 draws.append(node.draw)

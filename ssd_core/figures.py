@@ -111,7 +111,7 @@ class TurnFigures(DraftedFigures):
 
 
 class OverlapFigures(DraftedFigures):
-    """`ssd` and `ssd-tree`: the draft grows while the target verifies."""
+    """`ssd`, `saguaro` and `ssd-tree`: the draft grows while the target verifies."""
 
     hit_rate: Share
     tokens_after_hit: AtLeastOne
@@ -120,7 +120,7 @@ class OverlapFigures(DraftedFigures):
     nodes_after_hit: AtLeastOne
     """Verified in such a round, the root included."""
     backup_s: Seconds = 0.0
-    """What the backup takes on a miss before the pass can begin; 0 for none, or one that needs no model."""
+    """What the backup takes on a miss before the pass can begin, misses that need not wait for one included. Mean."""
 
 
 class PresetsFigures(Config):
@@ -132,6 +132,7 @@ class PresetsFigures(Config):
     sd: TurnFigures | None = None
     tree: TurnFigures | None = None
     ssd: OverlapFigures | None = None
+    saguaro: OverlapFigures | None = None
     ssd_tree: OverlapFigures | None = Field(default=None, alias="ssd-tree")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ssd_core.store import StoreCounters
+from ssd_core.tree import Node
 from ssd_core.types import GrowthReport, StepTimes
 
 TIME_BUCKETS_S = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 5e-2)
@@ -22,6 +24,34 @@ class Histogram:
     def add(self, seconds: float) -> None:
         self.counts[bisect_left(TIME_BUCKETS_S, seconds)] += 1
         self.total_s += seconds
+
+
+EDGE_BINS = 10
+
+
+@dataclass(slots=True)
+class Reliability:
+    """Edge probabilities against what the target chose, in EDGE_BINS bins of equal width. A calibrated edge of 0.7 is chosen seven times in
+    ten."""
+
+    edges: list[int] = field(default_factory=lambda: [0] * EDGE_BINS)
+    """Children proposed by drafts after nodes that the target came by."""
+    expected: list[float] = field(default_factory=lambda: [0.0] * EDGE_BINS)
+    """Sum of their edges."""
+    chosen: list[int] = field(default_factory=lambda: [0] * EDGE_BINS)
+
+    def add(self, edge: float, is_chosen: bool) -> None:
+        i = min(int(edge * EDGE_BINS), EDGE_BINS - 1)
+        self.edges[i] += 1
+        self.expected[i] += edge
+        self.chosen[i] += is_chosen
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilitySnapshot:
+    edges: tuple[int, ...]
+    expected: tuple[float, ...]
+    chosen: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +96,13 @@ class LoopStats:
     draft_tokens: int
     accepted: int
     accepted_per_position: tuple[int, ...]
+    deep_accepted: int
+    """Accepted tokens that had been grown before the outcome before: speculation on what follows a speculation."""
     lookups: int
     hits: int
+    deep_hits: int
+    """Hits on what had been grown before the round began."""
+    reliability: ReliabilitySnapshot
     lookup: HistogramSnapshot
     gap: HistogramSnapshot
     """Own work between the end of a verification and the start of the next."""
@@ -99,6 +134,8 @@ class LoopCounters:
         self.prompt_passes = self.prompt_pass_nodes = 0
         self.hit_rounds = self.hit_tokens = self.hit_draft_tokens = self.miss_rounds = self.miss_tokens = self.miss_draft_tokens = 0
         self.pass_s = self.prompt_pass_s = self.draft_wait_s = self.draft_turn_s = self.draft_busy_s = 0.0
+        self.deep_accepted = self.deep_hits = 0
+        self.reliability = Reliability()
         self.lookups = self.hits = self.draft_timeouts = self.reports = self.draft_steps = self.draft_nodes = 0
         self.accepted_per_position: list[int] = []
         self.lookup, self.gap, self.gap_on_hit, self.work_on_hit = Histogram(), Histogram(), Histogram(), Histogram()
@@ -137,9 +174,19 @@ class LoopCounters:
         for i in range(num_accepted):
             self.accepted_per_position[i] += 1
 
-    def count_lookup(self, is_hit: bool, seconds: float) -> None:
+    def count_walk(self, root: Node, accepted: Sequence[Node], tokens: Sequence[int], num_outcomes: int) -> None:
+        """The target came from `root` by `accepted`, choosing `tokens`, in a tree that had seen so many outcomes."""
+        self.deep_accepted += sum(node.grown_in < num_outcomes for node in accepted)
+        for node, token in zip([root, *accepted], tokens, strict=True):
+            for child in node.children.values():
+                if not child.is_guess:
+                    self.reliability.add(child.edge, child.token == token)
+
+    def count_lookup(self, is_hit: bool, is_deep: bool, seconds: float) -> None:
+        """`is_deep`: the hit needed no growth that arrived during the pass."""
         self.lookups += 1
         self.hits += is_hit
+        self.deep_hits += is_deep
         if is_hit:
             self.lookup.add(seconds)
 
@@ -189,8 +236,13 @@ class LoopCounters:
             draft_tokens=self.draft_tokens,
             accepted=self.accepted,
             accepted_per_position=tuple(self.accepted_per_position),
+            deep_accepted=self.deep_accepted,
             lookups=self.lookups,
             hits=self.hits,
+            deep_hits=self.deep_hits,
+            reliability=ReliabilitySnapshot(
+                tuple(self.reliability.edges), tuple(self.reliability.expected), tuple(self.reliability.chosen)
+            ),
             lookup=_snapshot(self.lookup),
             gap=_snapshot(self.gap),
             gap_on_hit=_snapshot(self.gap_on_hit),

@@ -79,9 +79,10 @@ def _gumbel_row(seed: int, position: int, vocab_size: int) -> NDArray[np.float32
     return np.negative(np.log(numbers, out=numbers), out=numbers).astype(np.float32)
 
 
-def uniform(seed: int, position: int, stream: int) -> float:
-    """A number in (0, 1), independent for every seed, position and stream (DRAW or ACCEPT)."""
-    word = int(np.random.Philox(counter=[0, position, 0, 0], key=[seed, stream]).random_raw())
+def uniform(seed: int, place: int, stream: int) -> float:
+    """A number in (0, 1), independent for every seed, place (a node's id or a position, below 2^64) and stream (DRAW or ACCEPT)."""
+    counter = np.array([0, place, 0, 0], dtype=np.uint64)  # a list with a number of 64 bits would go through float64
+    word = int(np.random.Philox(counter=counter, key=[seed, stream]).random_raw())
     return ((word >> 11) + 0.5) * 2.0**-53
 
 

@@ -98,6 +98,7 @@ def plan(figures: Figures, prefer: Preference = "speed") -> Plan:
         "sd": known.sd,
         "tree": known.tree,
         "ssd": known.ssd,
+        "saguaro": known.saguaro,
         "ssd-tree": known.ssd_tree,
     }
     speeds = {preset: _request_speed(figures, own) for preset, own in presets.items() if own is not None}

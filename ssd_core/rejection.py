@@ -38,9 +38,12 @@ def draft_distribution(scores: Sequence[float], num_scaled: int, scale: float) -
     return q
 
 
-def draw(parent: NodeId, position: int, tokens: Sequence[int], q: NDArray[np.float64], seed: int) -> Draw:
-    """One of `tokens` [M] with their probabilities q [M], for `position` of the session with this seed."""
-    index = min(int(np.searchsorted(np.cumsum(q), uniform(seed, position, DRAW), side="right")), int(np.flatnonzero(q)[-1]))
+def draw(parent: NodeId, tokens: Sequence[int], q: NDArray[np.float64], seed: int) -> Draw:
+    """What follows `parent` in the session with this seed: one of `tokens` [M] with their probabilities q [M].
+
+    Each node has noise of its own: which outcomes a draft prepares for may hang on what it drew along other paths, and must tell nothing
+    of what it will draw there."""
+    index = min(int(np.searchsorted(np.cumsum(q), uniform(seed, parent, DRAW), side="right")), int(np.flatnonzero(q)[-1]))
     allowed = q > 0.0
     kept = [token for token, is_allowed in zip(tokens, allowed, strict=True) if is_allowed]
     return Draw(parent, tokens[index], tuple(kept), tuple(q[allowed].tolist()))

@@ -19,8 +19,8 @@ MEMORY_S = 1.0
 """Of a rate."""
 MARGIN = 1.04
 """What speculation must gain in its rounds: lease, opening and the draft's reading of the prompt are not in them."""
-HOPELESS = 0.8
-"""Plain decoding is not tried where the cost of a pass says that it gives less than this share."""
+HOPELESS = 0.6
+"""Plain decoding is not tried where the cost of a pass says that it gives less than this share: a cost learned beside a draft at work."""
 
 
 class Regime(NamedTuple):

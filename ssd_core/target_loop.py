@@ -423,6 +423,7 @@ class TargetLoop:
         session = entry.session
         root = self._store[session.id].tree.root
         accepted, tokens = session.acceptance.walk(root, entry.nodes, chosen, logits)
+        self._counters.count_walk(root, accepted, tokens, self._store[session.id].tree.num_outcomes)
         for node, token in zip([root, *accepted], tokens, strict=True):
             session.learn_guess(node, token)
         row_of = {node.id: 1 + i for i, node in enumerate(entry.nodes)}
@@ -471,6 +472,7 @@ class TargetLoop:
         began = self._clock()
         for verdict in verdicts:
             self._store.advance(verdict.session.id, verdict.tokens)
+        deep_hits = {verdict.session.id for verdict in verdicts if self._store.look_up(verdict.session.id)}
         self._ingest()
         self._all_hit = bool(verdicts)
         for verdict in verdicts:
@@ -478,7 +480,7 @@ class TargetLoop:
             is_hit = self._store.look_up(session.id)
             if session.speculates and not session.submit.waits:
                 now = self._clock()
-                self._counters.count_lookup(is_hit, now - began)
+                self._counters.count_lookup(is_hit, session.id in deep_hits, now - began)
                 session.count_lookup(is_hit, now)
                 self._estimates(session).hit_rate.add(is_hit)
                 if not is_hit:

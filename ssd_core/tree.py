@@ -29,7 +29,7 @@ by_reach = attrgetter("log_reach")
 class Node:
     """A token after a path. `children` are in the order they were proposed, likeliest first."""
 
-    __slots__ = ("candidates", "children", "draw", "id", "index", "log_reach", "match_length", "parent", "position", "token")
+    __slots__ = ("candidates", "children", "draw", "grown_in", "id", "index", "log_reach", "match_length", "parent", "position", "token")
 
     def __init__(self, node_id: NodeId, token: int, position: int, parent: Node | None, log_reach: float) -> None:
         self.id = node_id
@@ -38,6 +38,8 @@ class Node:
         self.parent = parent
         self.log_reach = log_reach
         self.children: dict[int, Node] = {}
+        self.grown_in = 0
+        """How many outcomes the tree had seen when this node was hung into it."""
         self.index = NOT_EVALUATED
         """Draft side: number of the node in the engine's tree region."""
         self.candidates: Candidates | None = None
@@ -57,6 +59,11 @@ class Node:
         """Draft side: the model has run on it."""
         return self.index != NOT_EVALUATED
 
+    @property
+    def edge(self) -> float:
+        """Estimated probability that the target chooses this child after its parent."""
+        return math.exp(self.log_reach - self.parent.log_reach) if self.parent else 1.0
+
     def best_child(self) -> Node | None:
         """How a chain goes on: with the child that was drawn, where one was, else with the likeliest."""
         if self.draw is not None:
@@ -73,6 +80,8 @@ class Candidates:
 
     tokens: tuple[int, ...]
     scores: tuple[float, ...]
+    depth: int
+    """Levels from the root of that time to the node."""
 
 
 class SpeculationTree:
@@ -81,6 +90,7 @@ class SpeculationTree:
     def __init__(self, tokens: Sequence[int]) -> None:
         self.root = Node(sequence_id(tokens), tokens[-1], len(tokens) - 1, None, 0.0)
         self.nodes: dict[NodeId, Node] = {self.root.id: self.root}
+        self.num_outcomes = 0
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -101,6 +111,7 @@ class SpeculationTree:
         node = Node(
             child_id(parent.id, token), token, parent.position + 1, parent, parent.log_reach + math.log(max(edge_probability, 1e-9))
         )
+        node.grown_in = self.num_outcomes
         parent.children[token] = node
         self.nodes[node.id] = node
         return node
@@ -133,6 +144,7 @@ class SpeculationTree:
             if node is None:
                 node = Node(child_id(parent.id, token), token, parent.position + 1, parent, parent.log_reach)
             path.append(node)
+        self.num_outcomes += 1
         self.root = path[-1]
         self.root.parent = None
         self.nodes = {node.id: node for node in self.below(self.root)}

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from cluster.bench.report import Report
 
-COLOURS = {"ar": "#9aa0a6", "sd": "#7baaf7", "tree": "#4285f4", "ssd": "#f6ae4e", "ssd-tree": "#d9480f"}
+COLOURS = {
+    "ar": "#9aa0a6",
+    "sd": "#7baaf7",
+    "tree": "#4285f4",
+    "ssd": "#f6ae4e",
+    "saguaro": "#e8821e",
+    "ssd-tree": "#d9480f",
+    "hf-plain": "#c9c2a5",
+    "hf-assisted": "#8a7d3c",
+}
 OTHER = "#555555"
 
 
@@ -29,18 +38,18 @@ def write_chart(report: Report, path: Path) -> None:
 
 
 def _draw_speed(axes, report: Report) -> None:  # type: ignore[no-untyped-def]
-    temperatures, presets = report.workload.temperatures, report.workload.presets
-    width = 0.8 / len(presets)
-    for i, preset in enumerate(presets):
-        own = [row for row in report.rows if row.preset == preset]
-        places = [temperatures.index(row.temperature) + (i - (len(presets) - 1) / 2) * width for row in own]
-        bars = axes.bar(places, [row.tokens_per_s for row in own], width * 0.92, color=COLOURS.get(preset, OTHER), label=preset)
+    temperatures, contestants = report.workload.temperatures, report.workload.contestants
+    width = 0.8 / len(contestants)
+    for i, contestant in enumerate(contestants):
+        own = [row for row in report.rows if row.preset == contestant]
+        places = [temperatures.index(row.temperature) + (i - (len(contestants) - 1) / 2) * width for row in own]
+        bars = axes.bar(places, [row.tokens_per_s for row in own], width * 0.92, color=COLOURS.get(contestant, OTHER), label=contestant)
         labels = ["" if row.ratio_to_ar is None else f"{row.ratio_to_ar:.2f}x" for row in own]
         axes.bar_label(bars, labels=labels, fontsize=7, padding=1)
     axes.set_xticks(range(len(temperatures)), [f"temperature {temperature:g}" for temperature in temperatures])
     axes.set_ylabel("tokens/s (label: ratio to ar)")
     axes.margins(y=0.12)
-    axes.legend(fontsize=7, ncols=len(presets), loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+    axes.legend(fontsize=7, ncols=len(contestants), loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
 
 
 def _draw_acceptance(axes, report: Report) -> None:  # type: ignore[no-untyped-def]

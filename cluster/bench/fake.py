@@ -1,16 +1,21 @@
-"""A service in memory: answers at once, exactly, and lets the clock tell how long it took."""
+"""A service and a peer in memory: they answer at once, exactly, and let the clock tell how long it took."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cluster.bench.cost import DRAFT_DEVICES, DRAFT_FLOPS_PER_NODE, TARGET_DEVICES, TARGET_FLOPS_PER_NODE
+from cluster.bench.peer import Fork, PeerAnswer, PeerRequest, Setting
 from cluster.bench.service import TARGET_PASS_SECONDS
 from cluster.bench.summary import GAP_ON_HIT
 from cluster.bench.totals import NAMES
 from cluster.client import Account, Completion, CompletionRequest
 from cluster.counters import Counters
+
+
+def tokens_of(request: CompletionRequest | PeerRequest) -> list[int]:
+    return [hash((request.prompt, request.temperature, request.seed, i)) for i in range(request.max_tokens)]
 
 
 @dataclass
@@ -38,7 +43,7 @@ class FakeClient:
         wall_s = num_rounds * self.round_s
         self.now += wall_s
         self.num_rounds += num_rounds
-        tokens = [hash((request.prompt, request.temperature, request.seed, i)) for i in range(request.max_tokens)]
+        tokens = tokens_of(request)
         if self.wrong == (request.preset, request.seed):
             tokens[-1] += 1
         account = Account(
@@ -68,3 +73,30 @@ class FakeClient:
         totals = {NAMES[field]: amount for field, amount in counted.items()}
         alike = {TARGET_FLOPS_PER_NODE: 100.0, DRAFT_FLOPS_PER_NODE: 10.0, TARGET_DEVICES: 1.0, DRAFT_DEVICES: 2.0}
         return Counters(totals, alike, gaps, {TARGET_DEVICES: 2.0, DRAFT_DEVICES: 2.0}, {TARGET_PASS_SECONDS: {1: 0.007, 2: 0.008}})
+
+
+@dataclass
+class FakeModels:
+    """A peer beside a FakeClient, on its clock. Needs `seconds(setting)` for an answer."""
+
+    service: FakeClient
+    seconds: Callable[[Setting], float] = lambda setting: 0.5
+    wrong_prompt: str | None = None
+    """Answered with another last token when greedy ..."""
+    gap: float = 1e6
+    """... this many roundings away; sampled answers are always others than the service's."""
+    requests: list[PeerRequest] = field(default_factory=list)
+    forks: list[Fork] = field(default_factory=list)
+
+    def generate(self, request: PeerRequest) -> PeerAnswer:
+        self.requests.append(request)
+        wall_s = self.seconds(request.setting)
+        self.service.now += wall_s
+        tokens = tokens_of(request)
+        if request.temperature or request.prompt == self.wrong_prompt:
+            tokens[-1] += 1
+        return PeerAnswer(request.prompt, tuple(tokens), wall_s / 10, request.max_tokens)
+
+    def gap_roundings(self, fork: Fork) -> float:
+        self.forks.append(fork)
+        return self.gap

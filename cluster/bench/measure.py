@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Protocol
 
+from cluster.bench.contestant import Contestant, contestant
 from cluster.bench.workload import Block, Case, Workload, blocks
 from cluster.client import Completion, CompletionRequest
 from cluster.counters import Counters
@@ -22,7 +23,7 @@ Progress = Callable[[str], None]
 
 
 class Client(Protocol):
-    """What is measured: cluster.client.RestClient, or cluster.bench.fake.FakeClient."""
+    """What is measured: cluster.client.RestClient, cluster.bench.peer.PeerClient, or cluster.bench.fake.FakeClient."""
 
     def complete(self, request: CompletionRequest) -> Completion: ...
 
@@ -54,42 +55,52 @@ class BlockResult:
 
 
 def measure(
-    workload: Workload, client: Client, progress: Progress = lambda line: None, clock: Clock = time.perf_counter
+    workload: Workload,
+    client: Client,
+    progress: Progress = lambda line: None,
+    clock: Clock = time.perf_counter,
+    peers: Mapping[str, Client] = {},
 ) -> list[BlockResult]:
-    """Every block of the workload, after a short warm-up of every preset. An error of the service ends the measurement."""
+    """Every block of the workload, after a short warm-up of every preset and peer. An error of one of them ends the measurement.
+
+    `peers`: the client of each of the workload's peers. `client` answers for the presets.
+    """
     with ThreadPoolExecutor(workload.concurrency) as pool:
-        progress(f"warming up {', '.join(workload.presets)}")
+        progress(f"warming up {', '.join(workload.contestants)}")
         for block in _warm_up(workload):
-            _run(block, replace(workload, max_tokens=min(WARM_UP_TOKENS, workload.max_tokens)), client, pool, clock)
+            short = replace(workload, max_tokens=min(WARM_UP_TOKENS, workload.max_tokens))
+            _run(block, short, peers.get(block.preset, client), pool, clock)
         results: list[BlockResult] = []
         num_done = 0
         for block in blocks(workload):
-            result = _run(block, workload, client, pool, clock)
+            result = _run(block, workload, peers.get(block.preset, client), pool, clock)
             results.append(result)
             num_done += len(block.cases)
-            progress(f"{num_done}/{workload.num_requests}  T={block.temperature:g}  {block.preset:<8} {result.tokens_per_s:7.1f} tokens/s")
+            progress(f"{num_done}/{workload.num_requests}  T={block.temperature:g}  {block.preset:<11} {result.tokens_per_s:7.1f} tokens/s")
     return results
 
 
 def request_seconds(workload: Workload, client: Client) -> float:
     """What a request takes besides the target's work for it: of an answer that ends with its first token, the time after that token and
     before the target had the request. Median."""
-    request = CompletionRequest(workload.prompts[0], preset=workload.presets[0], max_tokens=1, ignore_eos=True)
+    request = CompletionRequest(workload.prompts[0], preset=contestant(workload.presets[0]).preset, max_tokens=1, ignore_eos=True)
     answers = [client.complete(request) for _ in range(NUM_PROBES)]
     return median(answer.wall_s - answer.first_token_s for answer in answers)
 
 
 def _warm_up(workload: Workload) -> list[Block]:
     cases = tuple(Case(i, prompt, workload.temperatures[0]) for i, prompt in enumerate(workload.prompts[: workload.concurrency]))
-    return [Block(preset, workload.temperatures[0], 0, 0, cases) for preset in workload.presets]
+    return [Block(preset, workload.temperatures[0], 0, 0, cases) for preset in workload.contestants]
 
 
 def _run(block: Block, workload: Workload, client: Client, pool: ThreadPoolExecutor, clock: Clock) -> BlockResult:
+    who = contestant(block.preset) if block.preset not in workload.peers else Contestant(block.preset)
     requests: Sequence[CompletionRequest] = [
         CompletionRequest(
             prompt=case.prompt,
-            preset=block.preset,
-            lookahead=workload.lookahead,
+            preset=who.preset,
+            lookahead=who.lookahead or workload.lookahead,
+            speculation=who.settings,
             max_tokens=workload.max_tokens,
             temperature=case.temperature,
             seed=case.seed,

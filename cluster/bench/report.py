@@ -11,6 +11,8 @@ from typing import Any
 
 from cluster.bench.machine import Machine
 from cluster.bench.measure import BlockResult
+from cluster.bench.peer_check import PeerDifference
+from cluster.bench.peer_choice import Choice
 from cluster.bench.service import ServiceFacts
 from cluster.bench.summary import Difference, Row, differences, summarise
 from cluster.bench.table import histogram, table
@@ -32,10 +34,13 @@ class Report:
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     results: tuple[BlockResult, ...]
+    peer_choices: tuple[Choice, ...] = ()
+    peer_differences: tuple[PeerDifference, ...] = ()
 
     @property
     def is_exact(self) -> bool:
-        return not self.differences
+        """Near ties between a peer and the presets are not held against either."""
+        return not self.differences and all(difference.is_near_tie for difference in self.peer_differences)
 
     @property
     def gap_on_hit(self) -> Buckets:
@@ -53,7 +58,14 @@ class Report:
             f"held-out prompts: {len(workload.prompts)}, {workload.max_tokens} tokens each, concurrency {workload.concurrency}, "
             f"repeats {workload.repeats}, presets alternating"
         )
-        parts = [head, table(self.rows), self._gap_text(), self._exactness_text()]
+        parts = [
+            head,
+            "\n".join(map(str, self.peer_choices)),
+            table(self.rows),
+            self._gap_text(),
+            self._exactness_text(),
+            self._peer_exactness_text(),
+        ]
         return "\n\n".join(part for part in parts if part)
 
     def to_json(self) -> str:
@@ -66,6 +78,8 @@ class Report:
             "service": asdict(self.service),
             "identical_tokens": self.is_exact,
             "differences": [asdict(difference) for difference in self.differences],
+            "peer_choices": [asdict(choice) | {"best": asdict(choice.best)} for choice in self.peer_choices],
+            "peer_differences": [asdict(found) | {"is_near_tie": found.is_near_tie} for found in self.peer_differences],
             "rows": [asdict(row) for row in self.rows],
             "requests": [request for result in self.results for request in _requests(result)],
         }
@@ -89,7 +103,7 @@ class Report:
         )
 
     def _exactness_text(self) -> str:
-        if self.is_exact:
+        if not self.differences:
             return "all presets returned identical tokens: yes"
         lines = [
             f"  prompt {d.prompt_index}, T={d.temperature:g}: {d.preset} differs from {d.reference_preset} at token {d.position}"
@@ -97,12 +111,33 @@ class Report:
         ]
         return "\n".join([f"all presets returned identical tokens: NO, {len(self.differences)} answers differ", *lines])
 
+    def _peer_exactness_text(self) -> str:
+        if not self.workload.peers or 0 not in self.workload.temperatures:
+            return ""
+        num_ties = sum(found.is_near_tie for found in self.peer_differences)
+        ties = f", but for {num_ties} answers that part at a near tie" if num_ties else ""
+        wrong = [found for found in self.peer_differences if not found.is_near_tie]
+        if not wrong:
+            return f"the peers' tokens at T=0 are the presets': yes{ties}"
+        lines = [
+            f"  prompt {d.prompt_index}: {d.peer} differs at token {d.position}, logits {d.gap_roundings:.0f} roundings apart"
+            for d in wrong[:20]
+        ]
+        return "\n".join([f"the peers' tokens at T=0 are the presets': NO, {len(wrong)} answers differ{ties}", *lines])
+
 
 def make_report(
-    model: str, machine: Machine, command: str, workload: Workload, service: ServiceFacts, results: Sequence[BlockResult]
+    model: str,
+    machine: Machine,
+    command: str,
+    workload: Workload,
+    service: ServiceFacts,
+    results: Sequence[BlockResult],
+    peer_choices: Sequence[Choice] = (),
+    peer_differences: Sequence[PeerDifference] = (),
 ) -> Report:
-    rows = tuple(summarise(results))
-    return Report(model, machine, command, workload, service, rows, tuple(differences(results)), tuple(results))
+    rows, found = tuple(summarise(results)), tuple(differences(results))
+    return Report(model, machine, command, workload, service, rows, found, tuple(results), tuple(peer_choices), tuple(peer_differences))
 
 
 def _requests(result: BlockResult) -> list[dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.bench.cost import DRAFT_DEVICES, DRAFT_FLOPS_PER_NODE, TARGET_DEVICES, TARGET_FLOPS_PER_NODE
-from cluster.counters import Counters
+from cluster.bench.measure import BlockResult
+from cluster.bench.peer import PEERS
 
 TARGET_PASS_SECONDS = "ssd_target_pass_seconds"
 
@@ -29,7 +31,9 @@ class ServiceFacts:
     """What a request takes besides the target's work for it: HTTP and messages, both ways. Median."""
 
 
-def service_facts(counters: Counters, request_s: float) -> ServiceFacts:
+def service_facts(results: Sequence[BlockResult], request_s: float) -> ServiceFacts:
+    """As the service said at the last block of a preset; blocks of peers know nothing of it."""
+    counters = next(result.counters for result in reversed(results) if result.block.preset not in PEERS)
     times = counters.by_nodes.get(TARGET_PASS_SECONDS, {})
     each = counters.largest.get(TARGET_DEVICES)
     return ServiceFacts(

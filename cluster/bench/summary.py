@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import median
 
+from cluster.bench.contestant import contestant
 from cluster.bench.cost import Cost, cost
 from cluster.bench.measure import BlockResult
+from cluster.bench.peer import ASSISTED, PEERS
 from cluster.bench.totals import Totals, totals
-from cluster.client import Completion
+from cluster.client import Account, Completion
 from cluster.counters import Buckets
 from ssd_core.policies.submit import policy_of
 
@@ -23,7 +25,7 @@ DECODE_SPEED: Callable[[BlockResult], float] = attrgetter("decode_tokens_per_s")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One preset at one temperature. None where there was nothing to divide by."""
+    """One preset, or peer, at one temperature. None where there was nothing to divide by."""
 
     temperature: float
     preset: str
@@ -36,6 +38,8 @@ class Row:
     ratio_to_ar: float | None
     """Median over prompts (blocks) of the ratio of speeds in the same group and repeat."""
     ratio_to_sd: float | None
+    ratio_to_assisted: float | None
+    """To the peer `hf-assisted`."""
     first_token_ms: float
     """Median over requests, at the target."""
     decode_tokens_per_s: float
@@ -47,8 +51,9 @@ class Row:
     """[i] = share of rounds with a speculation that accepted at least i + 1 of its tokens."""
     draft_wait_ms: float | None
     """Per round: time the session stood ready but waited for its draft."""
-    cost: Cost
-    totals: Totals
+    cost: Cost | None
+    """None of a peer; so are the totals: the service counts nothing of it."""
+    totals: Totals | None
     gap_on_hit: Buckets
     """From the end of a verification to the launch of the next, when the outcome was in the store; one session running."""
     work_on_hit: Buckets
@@ -76,10 +81,10 @@ def summarise(results: Sequence[BlockResult]) -> list[Row]:
 
 
 def differences(results: Iterable[BlockResult]) -> list[Difference]:
-    """Empty when every preset and every repeat gave the same tokens for the same prompt, temperature and seed."""
+    """Empty when every preset and every repeat gave the same tokens for the same prompt, temperature and seed. Peers stand apart."""
     reference: dict[tuple[int, float], tuple[str, Completion]] = {}
     found: list[Difference] = []
-    for result in results:
+    for result in (result for result in results if result.block.preset not in PEERS):
         for case, completion in zip(result.block.cases, result.completions, strict=True):
             preset, first = reference.setdefault((case.prompt_index, case.temperature), (result.block.preset, completion))
             if completion.token_ids != first.token_ids:
@@ -110,6 +115,7 @@ def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: di
     wall_s = sum(result.wall_s for result in own)
     counters = [result.counters for result in own]
     sums = totals(counters)
+    is_peer = preset in PEERS
     return Row(
         temperature=temperature,
         preset=preset,
@@ -119,18 +125,25 @@ def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: di
         tokens_per_s=median(result.tokens_per_s for result in own),
         ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ())),
         ratio_to_sd=paired_ratio(own, by_row.get((temperature, "sd"), ())),
+        ratio_to_assisted=paired_ratio(own, by_row.get((temperature, ASSISTED), ())),
         first_token_ms=1000 * median(completion.first_token_s for completion in completions),
         decode_tokens_per_s=median(map(DECODE_SPEED, own)),
         decode_ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ()), DECODE_SPEED),
         tokens_per_round=_share(num_tokens, num_rounds),
         hit_rate=_share(sums.hits, sums.lookups),
         accepted_per_position=_per_position([account.accepted_per_position for account in accounts], num_drafts),
-        draft_wait_ms=_share(1000 * sum(account.draft_wait_s for account in accounts), num_rounds),
-        cost=cost(counters, sums, num_tokens, wall_s, policy_of(preset).uses_draft),
-        totals=sums,
+        draft_wait_ms=_draft_wait_ms(accounts),
+        cost=None if is_peer else cost(counters, sums, num_tokens, wall_s, policy_of(contestant(preset).preset).uses_draft),
+        totals=None if is_peer else sums,
         gap_on_hit=sum((result.counters.buckets(GAP_ON_HIT) for result in own), Buckets()),
         work_on_hit=sum((result.counters.buckets(WORK_ON_HIT) for result in own), Buckets()),
     )
+
+
+def _draft_wait_ms(accounts: Sequence[Account]) -> float | None:
+    """Per round; None where it is not known."""
+    waits_s = [account.draft_wait_s for account in accounts if account.draft_wait_s is not None]
+    return _share(1000 * sum(waits_s), sum(account.num_rounds for account in accounts)) if waits_s else None
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from cluster.bench.cost import Cost
+from cluster.bench.peer import ASSISTED
 from cluster.bench.summary import Row
 from cluster.counters import Buckets
 
@@ -21,12 +22,16 @@ BAR_WIDTH = 40
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For each temperature a block of speeds and a block of costs."""
+    """For each temperature a block of speeds and a block of costs, the latter without peers."""
     parts = []
     for temperature, group in groupby(rows, key=lambda row: row.temperature):
         own = list(group)
-        parts.append(f"temperature {temperature:g}\n" + aligned([HEADER, *map(_cells, own)]))
-        parts.append(f"cost at temperature {temperature:g}\n" + aligned([COST_HEADER, *(_cost_cells(row.preset, row.cost) for row in own)]))
+        speeds = [HEADER, *map(_cells, own)]
+        if any(row.ratio_to_assisted is not None for row in own):
+            speeds = _with_column(speeds, [f"vs {ASSISTED}", *(_number(row.ratio_to_assisted, "{:.2f}x") for row in own)], after="vs sd")
+        costs = [COST_HEADER, *(_cost_cells(row.preset, row.cost) for row in own if row.cost is not None)]
+        parts.append(f"temperature {temperature:g}\n" + aligned(speeds))
+        parts.append(f"cost at temperature {temperature:g}\n" + aligned(costs))
     return "\n\n".join(parts)
 
 
@@ -54,6 +59,11 @@ def histogram(buckets: Buckets) -> str:
         count = buckets.counts[i]
         lines.append(f"  {below:>12}  {count:7.0f}  {'#' * round(BAR_WIDTH * count / most)}".rstrip())
     return "\n".join(lines)
+
+
+def _with_column(lines: Sequence[tuple[str, ...]], cells: Sequence[str], after: str) -> list[tuple[str, ...]]:
+    place = lines[0].index(after) + 1
+    return [(*line[:place], cell, *line[place:]) for line, cell in zip(lines, cells, strict=True)]
 
 
 def _cells(row: Row) -> tuple[str, ...]:

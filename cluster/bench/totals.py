@@ -27,6 +27,10 @@ class Totals:
     """Nodes submitted."""
     lookups: float
     hits: float
+    deep_hits: float
+    """Hits on what had been grown before the round began."""
+    deep_accepted: float
+    """Accepted tokens that had been grown before the outcome before."""
     hit_rounds: float
     """Rounds whose speculation came from a look-up that hit, and their tokens."""
     hit_tokens: float
@@ -38,7 +42,7 @@ class Totals:
     """Own work of the target's loop between two passes, where it did not wait."""
     gap_s: float
     draft_turn_s: float
-    """Of sessions that waited for their draft: from standing ready but for it to the launch."""
+    """Of sessions that waited for their draft, in its turn or after a miss: from standing ready but for it to the launch."""
     growth_steps: float
     growth_nodes: float
     growth_busy_s: float
@@ -56,6 +60,8 @@ NAMES = {
     "draft_tokens": "vllm:spec_decode_num_draft_tokens_total",
     "lookups": "ssd_lookups_total",
     "hits": "ssd_lookup_hits_total",
+    "deep_hits": "ssd_deep_hits_total",
+    "deep_accepted": "ssd_deep_accepted_tokens_total",
     "hit_rounds": "ssd_hit_rounds_total",
     "hit_tokens": "ssd_hit_tokens_total",
     "hit_draft_tokens": "ssd_hit_draft_tokens_total",

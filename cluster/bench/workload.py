@@ -6,9 +6,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Literal, TypeVar
 
 from ssd_core.config import PRESETS
 from ssd_core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+Text = Literal["any", "code", "prose"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,8 @@ class Case:
 class Workload:
     prompts: tuple[str, ...]
     presets: tuple[str, ...] = PRESETS
+    peers: tuple[str, ...] = ()
+    """Measured among the presets; one request at a time only."""
     temperatures: tuple[float, ...] = (0.0,)
     concurrency: int = 1
     repeats: int = 1
@@ -36,8 +44,12 @@ class Workload:
     """K of the chain presets; None: what the service was given."""
 
     @property
+    def contestants(self) -> tuple[str, ...]:
+        return self.presets + self.peers
+
+    @property
     def num_requests(self) -> int:
-        return len(self.prompts) * len(self.presets) * len(self.temperatures) * self.repeats
+        return len(self.prompts) * len(self.contestants) * len(self.temperatures) * self.repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,7 @@ class Block:
     """What is timed as one: cases that run under one preset, `concurrency` of them at a time."""
 
     preset: str
+    """Or a peer."""
     temperature: float
     repeat: int
     group: int
@@ -52,12 +65,23 @@ class Block:
     cases: tuple[Case, ...]
 
 
-def held_out_prompts(num_prompts: int) -> tuple[str, ...]:
-    """Prompts from files that the embedded pair was not trained on. Raises ConfigError when there are not that many."""
-    prompts = json.loads((files("ssd_core") / "pretrained" / "prompts.json").read_text(encoding="utf-8"))
+def held_out_prompts(num_prompts: int, text: Text = "any") -> tuple[str, ...]:
+    """Prompts from files that the embedded pair was not trained on. `prose`: the quarter of them whose ends are most like prose, which are
+    docstrings and comments; `code`: the others. Raises ConfigError when there are not that many."""
+    prompts: list[str] = json.loads((files("ssd_core") / "pretrained" / "prompts.json").read_text(encoding="utf-8"))
+    if text != "any":
+        by_prose = sorted(prompts, key=_prose_share, reverse=True)
+        prose = set(by_prose[: len(prompts) // 4])
+        prompts = [prompt for prompt in prompts if (prompt in prose) == (text == "prose")]
     if num_prompts > len(prompts):
-        raise ConfigError(f"--prompts = {num_prompts}: only {len(prompts)} held-out prompts are shipped")
+        raise ConfigError(f"--prompts = {num_prompts}: only {len(prompts)} held-out prompts of this kind are shipped")
     return tuple(prompts[:num_prompts])
+
+
+def _prose_share(prompt: str) -> float:
+    """Of the characters of its end, those that prose is made of."""
+    end = prompt[-400:]
+    return sum(character.isalpha() or character in " .," for character in end) / len(end)
 
 
 def blocks(workload: Workload) -> Iterator[Block]:
@@ -71,10 +95,10 @@ def blocks(workload: Workload) -> Iterator[Block]:
         for repeat in range(workload.repeats):
             for group, members in enumerate(groups):
                 cases = tuple(Case(i, workload.prompts[i], temperature) for i in members)
-                for preset in rotated(workload.presets, group + repeat):
+                for preset in rotated(workload.contestants, group + repeat):
                     yield Block(preset, temperature, repeat, group, cases)
 
 
-def rotated(presets: tuple[str, ...], by: int) -> tuple[str, ...]:
-    by %= len(presets)
-    return presets[by:] + presets[:by]
+def rotated(items: tuple[T, ...], by: int) -> tuple[T, ...]:
+    by %= len(items)
+    return items[by:] + items[:by]

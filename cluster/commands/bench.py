@@ -6,9 +6,13 @@ import argparse
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
-from cluster.bench.run import run_bench
-from cluster.bench.workload import Workload, held_out_prompts
+from cluster.bench.contestant import contestant
+from cluster.bench.peer import PEERS
+from cluster.bench.peer_process import PeerProcess
+from cluster.bench.run import PeerRoom, run_bench
+from cluster.bench.workload import Text, Workload, held_out_prompts
 from cluster.client import RestClient
 from cluster.commands.common import (
     FAILED,
@@ -23,21 +27,34 @@ from cluster.commands.common import (
     progress,
     temperature,
 )
+from cluster.config import RootConfig
 from cluster.local import LocalService
 from ssd_core.config import PRESETS
+from ssd_core.errors import ConfigError
 
 EXAMPLES = """\
   ssd-serve bench --json results/bench.json
   ssd-serve bench --presets ar,sd,ssd-tree --temperature 0 0.8 --prompts 24 --repeats 3
+  ssd-serve bench --presets ar,ssd-tree,ssd-tree:self_tuning=false:tree_nodes=4,sd:lookahead=3
   ssd-serve bench --concurrency 8 --prompts 32
+  ssd-serve bench --presets ar,sd,ssd-tree --peers hf-plain,hf-assisted      ... and transformers, plain and with the draft as assistant
   ssd-serve bench --url http://127.0.0.1:8000      a service that is up; SSD_API_KEY is its key, if it wants one
 
-exit code 1: some preset answered with other tokens than the rest"""
+exit code 1: some preset, or a peer at T=0, answered with other tokens than the rest"""
 
 
 def add(subparsers: Subparsers) -> None:
     parser = add_subcommand(subparsers, "bench", run, "Measure the presets against each other, alternating, on held-out prompts.", EXAMPLES)
-    parser.add_argument("--presets", type=_presets, default=PRESETS, metavar="A,B,...", help=f"(default: {','.join(PRESETS)})")
+    parser.add_argument(
+        "--presets",
+        type=_presets,
+        default=PRESETS,
+        metavar="A,B,...",
+        help=f"each a preset, or one with settings (default: {','.join(PRESETS)})",
+    )
+    peers_help = f"the same models run by others on as many cores, out of {','.join(PEERS)} (default: none)"
+    parser.add_argument("--peers", type=_peers, default=(), metavar="A,B,...", help=peers_help)
+    parser.add_argument("--text", choices=get_args(Text), default="any", help="kind of the prompts (default: any)")
     parser.add_argument("--prompts", type=positive, default=12, metavar="N", help="held-out prompts (default: 12)")
     parser.add_argument("--max-tokens", type=positive, default=128, metavar="N", help="tokens of every answer (default: 128)")
     parser.add_argument("--temperature", type=temperature, nargs="+", default=[0.0, 0.8], metavar="T", help="one or more (default: 0 0.8)")
@@ -53,20 +70,24 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     workload = Workload(
-        prompts=held_out_prompts(args.prompts),
+        prompts=held_out_prompts(args.prompts, args.text),
         presets=args.presets,
+        peers=args.peers,
         temperatures=tuple(args.temperature),
         concurrency=args.concurrency,
         repeats=args.repeats,
         max_tokens=args.max_tokens,
         lookahead=args.lookahead,
     )
+    _check_peers(args)
     with ExitStack() as stack:
-        url = args.url
+        url, room = args.url, None
         if url is None:
-            url = stack.enter_context(LocalService(find_config(args.config or "demo"), progress=progress)).url
+            config = find_config(args.config or "demo")
+            url = stack.enter_context(LocalService(config, progress=progress)).url
+            room = _peer_room(config, stack) if workload.peers else None
         client = stack.enter_context(RestClient(url, api_key=api_key()))
-        report = run_bench(workload, client, command_line(args.argv), progress)
+        report = run_bench(workload, client, command_line(args.argv), progress, room)
     print(report.text())
     if args.json:
         report.write(args.json)
@@ -79,13 +100,39 @@ def run(args: argparse.Namespace) -> int:
     return OK if report.is_exact else FAILED
 
 
+def _check_peers(args: argparse.Namespace) -> None:
+    """Raises ConfigError where there would be nothing to compare."""
+    if args.peers and args.concurrency > 1:
+        raise ConfigError(f"--concurrency = {args.concurrency}: a peer answers one request at a time; leave out --peers")
+    if args.peers and args.url:
+        raise ConfigError(f"--url = {args.url}: peers run the models of a service's configuration; name it with --config instead")
+
+
+def _peer_room(config: RootConfig, stack: ExitStack) -> PeerRoom:
+    target, draft = config.service.target, config.service.draft
+    progress("loading the peers' models")
+    models = stack.enter_context(PeerProcess(target.engine, draft.engine))
+    return PeerRoom(models, target.num_replicas * target.engine.num_threads + draft.num_actors * draft.engine.num_threads)
+
+
 def command_line(argv: list[str]) -> str:
     return shlex.join(["ssd-serve", *argv])
 
 
 def _presets(text: str) -> tuple[str, ...]:
-    presets = tuple(text.split(","))
-    unknown = [preset for preset in presets if preset not in PRESETS]
-    if unknown or len(set(presets)) != len(presets):
+    names = tuple(text.split(","))
+    try:
+        for name in names:
+            contestant(name)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if len(set(names)) != len(names):
         raise argparse.ArgumentTypeError(f"{text!r}: each once, out of {', '.join(PRESETS)}")
-    return presets
+    return names
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= set(PEERS) or len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: each once, out of {', '.join(PEERS)}")
+    return names

@@ -18,6 +18,7 @@ from ssd_core.figures import (
     TargetFigures,
     TurnFigures,
 )
+from ssd_core.policies.submit import policy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,9 @@ class _Shared:
 
 
 def _message_seconds(parts: Iterable[_Parts]) -> float:
-    """What the draft's turns took beyond its steps, for each step; over all presets that wait."""
-    waiting = [own for own in parts if own.row.totals.draft_turn_s]
+    """What the draft's turns took beyond its steps, for each step; over all presets that take turns. Where the draft works all the
+    time, what is waited for after a miss is no whole turn."""
+    waiting = [own for own in parts if policy_of(own.row.preset).waits]
     steps = sum(own.num_rounds * own.draft_steps for own in waiting)
     beyond = sum(own.row.totals.draft_turn_s - own.num_rounds * own.draft_steps * own.draft_step_s for own in waiting)
     return max(0.0, beyond / steps) if steps else 0.0
@@ -153,6 +155,7 @@ def _overlap(own: _Parts, shared: _Shared) -> OverlapFigures:
     totals, drafted = own.row.totals, _drafted(own, shared)
     hits, misses = totals.hit_rounds, totals.miss_rounds
     # Growth ends with the round, so it takes no longer; the time of a step, over which that of prompts is spread, could say otherwise.
+    # What a wait after a miss adds to it is the backup's.
     round_s = own.pass_s + own.sessions * drafted.own_work_s
     steps = min(own.draft_steps, round_s / own.draft_step_s) if own.draft_step_s else own.draft_steps
     return OverlapFigures(
@@ -161,6 +164,7 @@ def _overlap(own: _Parts, shared: _Shared) -> OverlapFigures:
         tokens_after_hit=totals.hit_tokens / hits if hits else 1.0,
         tokens_after_miss=totals.miss_tokens / misses if misses else 1.0,
         nodes_after_hit=1 + totals.hit_draft_tokens / hits if hits else 1.0,
+        backup_s=totals.draft_turn_s / misses if misses else 0.0,
     )
 
 
@@ -169,5 +173,6 @@ _MAKE: dict[PresetName, Callable[[_Parts, _Shared], PlainFigures]] = {
     "sd": _turns,
     "tree": _turns,
     "ssd": _overlap,
+    "saguaro": _overlap,
     "ssd-tree": _overlap,
 }

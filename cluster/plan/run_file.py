@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, field_validator
 
+from cluster.bench.peer import PEERS
 from cluster.bench.service import ServiceFacts
 from cluster.bench.totals import Totals
 from cluster.yaml_errors import validated
@@ -38,7 +39,16 @@ class Run(BaseModel):
     command: str
     workload: RunWorkload
     service: ServiceFacts
-    rows: tuple[RunRow, ...]
+    rows: tuple[RunRow, ...] = Field(min_length=1)
+    """Of presets."""
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _of_presets(cls, rows: Any) -> Any:
+        """The service counts nothing of a peer: there are no parts to plan with. A preset with settings of its own is not that preset."""
+        if not isinstance(rows, list):
+            return rows
+        return [row for row in rows if not (isinstance(row, dict) and (row.get("preset") in PEERS or ":" in str(row.get("preset"))))]
 
 
 def read_run(path: Path) -> Run:

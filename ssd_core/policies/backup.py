@@ -11,8 +11,7 @@ from typing import Protocol
 from ssd_core import theory
 from ssd_core.config import BackupName, PresetName, SpeculationConfig
 
-PRESET_BACKUPS: dict[PresetName, BackupName] = {"saguaro": "by-batch", "ssd-tree": "by-gain"}
-"""`none` for the others."""
+PRESET_BACKUPS: dict[PresetName, BackupName] = {"ssd": "none", "saguaro": "by-batch", "ssd-tree": "by-gain"}
 MEMORY = 0.05
 """Weight of the newest observation in the averages below."""
 TRIAL_EVERY = 32
@@ -141,7 +140,9 @@ class ByGain:
 
 
 def build_backup(speculation: SpeculationConfig) -> Backup:
-    match speculation.backup or PRESET_BACKUPS.get(speculation.preset, "none"):
+    if speculation.preset in ("ar", "sd", "tree"):
+        return GoOn(0)  # they have no misses
+    match speculation.backup or PRESET_BACKUPS[speculation.preset]:
         case "none":
             return GoOn(0)
         case "ngram":

@@ -41,6 +41,10 @@ class GrowPolicy(Protocol):
         """Tokens guessed by prompt look-up after the best chosen node and evaluated in the same step."""
 
     @property
+    def is_sized(self) -> bool:
+        """Whether fewer of the chosen may be evaluated in a step, by what they are worth against its time."""
+
+    @property
     def learns_outcomes(self) -> bool:
         """Whether it wants `Estimates` of what becomes of submitted chains."""
 
@@ -54,6 +58,7 @@ class GrowChain:
     min_edge = 0.0
     num_children = 1
     lookup_tokens = 0
+    is_sized = False
     learns_outcomes = False
 
     def __init__(self, lookahead: int) -> None:
@@ -71,8 +76,9 @@ class GrowBestFirst:
     learns_outcomes = False
     min_edge = 0.05  # a child below one in twenty costs a record, and is rarely chosen
 
-    def __init__(self, branching: int, width: int, lookup_tokens: int = 0, max_steps: int | None = None) -> None:
+    def __init__(self, branching: int, width: int, lookup_tokens: int = 0, max_steps: int | None = None, is_sized: bool = False) -> None:
         self.num_children = branching
+        self.is_sized = is_sized
         self.lookup_tokens = lookup_tokens
         self._width = width
         self._max_steps = max_steps
@@ -90,6 +96,7 @@ class GrowFanOut:
 
     min_edge = 0.0
     lookup_tokens = 0
+    is_sized = False
     learns_outcomes = True
 
     def __init__(self, lookahead: int, fan_out: FanOut, width: int) -> None:
@@ -136,7 +143,8 @@ def build_grow_policy(speculation: SpeculationConfig, estimates: Estimates) -> G
         case "ssd" | "saguaro":
             return GrowFanOut(speculation.lookahead, _build_fan_out(speculation, estimates), speculation.growth_width)
         case "ssd-tree":
-            return GrowBestFirst(speculation.branching, speculation.growth_width, speculation.lookup_tokens)
+            is_sized = speculation.growth_choice == "by-gain"
+            return GrowBestFirst(speculation.branching, speculation.growth_width, speculation.lookup_tokens, is_sized=is_sized)
         case "ar":
             raise ValueError("ar has no draft")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import build_parser, main
+from ssd_core.config import PRESETS
 
 
 @pytest.mark.parametrize("command", ["demo", "up", "generate", "bench", "plan", "validate"])
@@ -28,6 +29,8 @@ def test_every_command_explains_itself_with_examples(command: str, capsys: pytes
         ["bench", "--temperature", "-1"],
         ["bench", "--presets", "ar,xyz"],
         ["bench", "--presets", "ar,ar"],
+        ["bench", "--peers", "ar"],
+        ["bench", "--peers", "hf-plain,hf-plain"],
         ["bench", "--prompts", "0"],
         ["bench", "--url", "http://x", "--config", "demo"],
         ["plan"],
@@ -62,6 +65,19 @@ def test_a_bad_configuration_is_exit_code_2_before_anything_starts(
 
 def test_too_many_prompts_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--prompts", "1000000"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--concurrency", "8"], "--concurrency = 8: a peer answers one request at a time"),
+        (["--url", "http://127.0.0.1:9"], "--url = http://127.0.0.1:9: peers run the models of a service's configuration"),
+    ],
+    ids=["concurrency", "url"],
+)
+def test_peers_where_they_cannot_be_compared_are_exit_code_2(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--peers", "hf-assisted", *words]) == 2
+    assert why in capsys.readouterr().err
 
 
 def test_no_service_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +149,7 @@ def test_bench_measures_a_service_and_writes_json(service: str, tmp_path: Path, 
     assert "identical tokens: yes" in capsys.readouterr().out
     content = json.loads((tmp_path / "b.json").read_text())
     assert content["command"].startswith("ssd-serve bench --url")
-    assert {row["preset"] for row in content["rows"]} == {"ar", "sd", "tree", "ssd", "ssd-tree"}
+    assert {row["preset"] for row in content["rows"]} == set(PRESETS)
 
 
 def test_differing_tokens_are_exit_code_1(service: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

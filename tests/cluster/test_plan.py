@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.bench.peer import PEERS
 from cluster.bench.totals import NAMES
 from cluster.cli import main
 from cluster.plan.from_bench import measured
 from cluster.plan.run_file import read_run
+from ssd_core.config import PRESETS
 from ssd_core.errors import ConfigError
 from ssd_core.planner import plan
 
@@ -47,11 +49,20 @@ def a_run() -> dict[str, Any]:
         hit_rounds=6, hit_tokens=18, hit_draft_tokens=30, miss_rounds=2, miss_tokens=2,
         growth_steps=2 + 24, growth_nodes=60 + 80, growth_busy_s=26 * 0.004,
     )  # fmt: skip
+    # the same, but hits give fewer tokens, and one of the two misses waits 10 ms for three
+    saguaro = ssd | {"preset": "saguaro", "wall_s": 2 * 0.06 + 8 * 0.017 + 0.010}
+    saguaro["totals"] = ssd["totals"] | {"hit_tokens": 16, "miss_tokens": 4, "draft_turn_s": 0.010}
     service = {
         "pass_nodes": [1, 10], "pass_s": [0.010, 0.019], "target_flops_per_node": 100.0, "draft_flops_per_node": 10.0,
         "devices_per_target": 1.0, "devices_per_draft": 1.0, "num_targets": 1.0, "request_s": 0.01,
     }  # fmt: skip
-    return {"model": "m", "command": "c", "workload": {"concurrency": 1, "prompts": ["a"]}, "service": service, "rows": [ar, sd, ssd]}
+    return {
+        "model": "m",
+        "command": "c",
+        "workload": {"concurrency": 1, "prompts": ["a"]},
+        "service": service,
+        "rows": [ar, sd, ssd, saguaro],
+    }
 
 
 def written(folder: Path, content: Any) -> Path:
@@ -69,6 +80,27 @@ def test_figures_are_found_again(tmp_path: Path) -> None:
     assert (sd.tokens_per_round, sd.draft_steps, sd.draft_nodes, sd.turn_s) == pytest.approx((2.5, 2, 2, 0.010))
     assert (tree.hit_rate, tree.tokens_after_hit, tree.tokens_after_miss, tree.nodes_after_hit) == (0.75, 3, 1, 6)
     assert (tree.nodes, tree.draft_steps, tree.draft_nodes, tree.draft_step_s) == pytest.approx((4.75, 3, 10, 0.004))
+
+
+def test_a_wait_after_a_miss_is_the_backups_and_no_turn(tmp_path: Path) -> None:
+    (case,) = measured(read_run(written(tmp_path, a_run())))
+    sd, tree, saguaro = case.figures.presets.sd, case.figures.presets.ssd_tree, case.figures.presets.saguaro
+    assert sd is not None and tree is not None and saguaro is not None
+    assert (tree.backup_s, saguaro.backup_s, sd.message_s) == pytest.approx((0, 0.005, 0.001))
+    assert (saguaro.tokens_after_hit, saguaro.tokens_after_miss) == pytest.approx((16 / 6, 2))
+
+
+def test_every_preset_of_a_run_is_planned_for(tmp_path: Path) -> None:
+    content = a_run()
+    content["rows"] += [content["rows"][1] | {"preset": "tree"}, content["rows"][2] | {"preset": "ssd"}]
+    (case,) = measured(read_run(written(tmp_path, content)))
+    assert tuple(prediction.preset for prediction in plan(case.figures).predictions) == PRESETS
+
+
+def test_peers_of_a_run_change_nothing(tmp_path: Path) -> None:
+    content = a_run()
+    content["rows"][2:2] = [row(peer, 1.0, []) | {"totals": None} for peer in PEERS]
+    assert read_run(written(tmp_path, content)) == read_run(written(tmp_path, a_run()))
 
 
 def test_predictions_meet_what_was_measured_when_the_parts_add_up(tmp_path: Path) -> None:
@@ -145,6 +177,8 @@ def changed(**change: Any) -> dict[str, Any]:
         ({"model": "m"}, "rows: missing"),
         (changed(pass_nodes=[], pass_s=[]), "service.pass_nodes: the service did not say"),
         (changed(num_targets=2.0), "service.num_targets = 2: figures are of one target replica"),
+        (a_run() | {"rows": []}, "rows = []: Tuple should have at least 1 item"),
+        (a_run() | {"rows": [row("ar", 1.0, []) | {"preset": "xyz"}]}, "rows.0.preset = 'xyz': Input should be 'ar'"),
         (a_run() | {"rows": [row("ar", 1.0, [])]}, "rows: the service counted no rounds"),
     ],
 )

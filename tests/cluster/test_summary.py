@@ -68,6 +68,7 @@ def test_rates_and_cost() -> None:
     assert tree.hit_rate == pytest.approx(0.75)
     assert tree.accepted_per_position == (1.0, 1.0, 1.0)
     assert tree.draft_wait_ms == pytest.approx(1.0)
+    assert tree.cost is not None
     assert tree.cost.target_flops == pytest.approx(100 * 2 / 4)
     assert tree.cost.draft_flops == pytest.approx(10 * 10 / 4)
     assert autoregressive.accepted_per_position == ()
@@ -75,6 +76,7 @@ def test_rates_and_cost() -> None:
 
 def test_device_seconds_are_held_by_all_processes_and_busy_in_what_they_evaluate() -> None:
     tree = summarise(results())[2].cost
+    assert tree is not None
     assert tree.target_held_s == pytest.approx(2 * 0.01 / 4)  # two replicas of one device, rounds of 10 ms, four tokens in each
     assert tree.draft_held_s == pytest.approx(2 * 0.01 / 4)
     assert tree.target_busy_s == pytest.approx(0.008 / 4)
@@ -84,6 +86,7 @@ def test_device_seconds_are_held_by_all_processes_and_busy_in_what_they_evaluate
 
 def test_plain_decoding_is_not_charged_for_a_draft_it_does_not_need() -> None:
     autoregressive = summarise(results())[0].cost
+    assert autoregressive is not None
     assert autoregressive.draft_held_s == 0
     assert autoregressive.tokens_per_s_per_device == pytest.approx(100 / 2)
 
@@ -94,6 +97,7 @@ def test_equal_answers_are_no_difference() -> None:
 
 def test_an_unknown_price_is_none() -> None:
     cost = summarise([block_result("ar", 0, 1.0)])[0].cost
+    assert cost is not None
     assert cost.target_flops is None and cost.target_held_s is None and cost.tokens_per_s_per_device is None
 
 
@@ -106,7 +110,7 @@ def test_a_different_answer_is_found_and_named() -> None:
 
 def a_report(fake: FakeClient | None = None) -> Report:
     measured = results(fake)
-    return make_report("m", this_machine(), "ssd-serve bench", WORKLOAD, service_facts(measured[-1].counters, 0.005), measured)
+    return make_report("m", this_machine(), "ssd-serve bench", WORKLOAD, service_facts(measured, 0.005), measured)
 
 
 def test_the_report_says_that_tokens_are_identical() -> None:

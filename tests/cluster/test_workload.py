@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.bench.contestant import Contestant, contestant
 from cluster.bench.workload import Workload, blocks, held_out_prompts, rotated
 from ssd_core.errors import ConfigError
 
@@ -42,3 +43,35 @@ def test_held_out_prompts_are_distinct_texts() -> None:
 def test_more_prompts_than_there_are_is_refused() -> None:
     with pytest.raises(ConfigError, match="--prompts = 1000000"):
         held_out_prompts(1_000_000)
+
+
+def test_kinds_of_text_share_no_prompt_and_prose_reads_like_prose() -> None:
+    prose, code = held_out_prompts(48, "prose"), held_out_prompts(48, "code")
+    assert not set(prose) & set(code)
+
+    def brackets(prompts: tuple[str, ...]) -> int:
+        return sum(prompt[-400:].count(sign) for prompt in prompts for sign in "()[]{}=")
+
+    assert brackets(prose) < brackets(code) / 3
+
+
+def test_a_contestant_is_a_preset_perhaps_with_settings() -> None:
+    assert contestant("ssd-tree") == Contestant("ssd-tree")
+    fixed = contestant("ssd-tree:self_tuning=false:tree_nodes=4:backup=ngram")
+    assert fixed == Contestant("ssd-tree", None, {"self_tuning": False, "tree_nodes": 4, "backup": "ngram"})
+    assert contestant("sd:lookahead=3") == Contestant("sd", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sdd", "'sdd' is none of"),
+        ("sd:lookahead", "'lookahead' is not field=value"),
+        ("sd:lookahead=99", "lookahead"),
+        ("ssd-tree:nodes=4", "nodes"),
+        ("tree:verification=rejection", "chains only"),
+    ],
+)
+def test_a_contestant_that_cannot_be_is_refused_by_name(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        contestant(name)

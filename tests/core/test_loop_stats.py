@@ -8,13 +8,13 @@ from ssd_core.loop_stats import LoopCounters, LoopStats
 from tests.core.driver import drive, requests
 
 
-def stats_of(preset: str) -> LoopStats:
-    stats = drive(requests(3, preset)).stats
+def stats_of(preset: str, **speculation: object) -> LoopStats:
+    stats = drive(requests(3, preset, speculation=speculation)).stats
     assert stats is not None
     return stats
 
 
-@pytest.mark.parametrize("preset", ["ssd", "ssd-tree"])
+@pytest.mark.parametrize("preset", ["ssd", "saguaro", "ssd-tree"])
 def test_every_round_but_a_sessions_first_began_with_a_hit_or_a_miss(preset: str) -> None:
     stats = stats_of(preset)
     assert (stats.hit_rounds, stats.miss_rounds) == (stats.hits, stats.lookups - stats.hits)
@@ -42,9 +42,10 @@ def test_presets_that_look_nothing_up_have_neither_hits_nor_misses(preset: str) 
     assert stats.hit_rounds == stats.miss_rounds == stats.hit_tokens == stats.miss_tokens == 0
 
 
-def test_only_presets_that_wait_give_the_draft_a_turn() -> None:
+def test_only_where_it_is_waited_for_does_the_draft_get_a_turn() -> None:
     assert stats_of("sd").draft_turn_s > 0
-    assert stats_of("ssd-tree").draft_turn_s == 0
+    assert stats_of("saguaro", backup="wait").draft_turn_s > 0
+    assert stats_of("saguaro", backup="ngram").draft_turn_s == stats_of("ssd").draft_turn_s == 0
 
 
 def test_passes_that_read_prompts_are_told_apart() -> None:

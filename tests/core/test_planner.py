@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from ssd_core.config import PRESETS
 from ssd_core.figures import Figures
 from ssd_core.planner import Prediction, plan, rounds_of
 
@@ -51,6 +53,14 @@ def test_taking_turns_adds_the_drafts_steps_and_messages() -> None:
     sd = predicted("sd", figures())
     assert sd.rounds.round_s == pytest.approx(0.015 + 0.002 + 2 * 0.005)
     assert sd.rounds.tokens == pytest.approx(2.44)
+
+
+def test_every_preset_is_planned_for_if_it_is_known() -> None:
+    known = {"ar": AR, "sd": SD, "tree": SD, "ssd": SSD, "saguaro": SSD, "ssd-tree": SSD}
+    predictions = plan(Figures.model_validate(CONTENT | {"presets": known})).predictions
+    assert tuple(prediction.preset for prediction in predictions) == PRESETS
+    ssd, *others = predictions[3:]
+    assert ssd.gain_over_sd is not None and [replace(other, preset="ssd") for other in others] == [ssd, ssd]
 
 
 def test_growth_within_the_verify_is_hidden() -> None:

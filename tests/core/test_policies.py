@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ssd_core.calibration import EdgeCalibration, softmax
+from ssd_core.calibration import EdgeCalibration, Observed, edge_probabilities, softmax
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.guess_edges import START_EDGES, GuessEdges
 from ssd_core.lookup import Guess, PromptLookup
@@ -167,9 +167,23 @@ def test_calibration_finds_the_scale_of_the_drafts_errors() -> None:
         for _ in range(1500):
             scores = sorted((2.0 * gumbel() for _ in range(8)), reverse=True)
             noisy = [score + true_scale * gumbel() for score in scores]
-            calibration.observe([(Candidates(tuple(range(8)), tuple(scores)), noisy.index(max(noisy)))])
+            calibration.observe([Observed(Candidates(tuple(range(8)), tuple(scores), depth=0), noisy.index(max(noisy)))])
         assert true_scale / 1.6 <= calibration.scale <= true_scale * 1.6
 
 
+def test_calibration_corrects_what_a_scale_cannot() -> None:
+    """At the root the target follows the second candidate as often as the first, deeper only the first: no scale says both."""
+    import random
+
+    generator = random.Random(1)
+    calibration, scores = EdgeCalibration(), (2.0, 1.0, 0.0, -1.0, -2.0)
+    for _ in range(1500):
+        calibration.observe([Observed(Candidates(tuple(range(5)), scores, depth=0), generator.choice((0, 1)))])
+        calibration.observe([Observed(Candidates(tuple(range(5)), scores, depth=2), 0 if generator.random() < 0.9 else 4)])
+    root, deep = edge_probabilities(np.array([scores, scores]), [calibration] * 2, [0, 2])
+    assert root[:2] == pytest.approx([0.5, 0.5], abs=0.08) and deep[:2] == pytest.approx([0.9, 0.0], abs=0.08)
+
+
 def test_edge_probabilities_bear_masked_candidates() -> None:
+    assert not np.isnan(edge_probabilities(np.array([[1.0, float("-inf")]]), [EdgeCalibration()], [0])).any()
     assert softmax(np.array([1.0, 0.0, float("-inf")]), 1.0) == pytest.approx([0.7310586, 0.2689414, 0.0])

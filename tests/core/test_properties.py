@@ -314,7 +314,10 @@ samplings = st.builds(
 )
 
 
-def speculations(presets: Sequence[str]) -> st.SearchStrategy[SpeculationConfig]:
+BACKUPS = (None, "none", "ngram", "wait", "by-batch", "by-gain")
+
+
+def speculations(presets: Sequence[str], backups: Sequence[str | None]) -> st.SearchStrategy[SpeculationConfig]:
     return st.builds(
         SpeculationConfig,
         preset=st.sampled_from(presets),
@@ -324,7 +327,10 @@ def speculations(presets: Sequence[str]) -> st.SearchStrategy[SpeculationConfig]
         branching=st.integers(1, 4),
         growth_width=st.integers(1, 8),
         lookup_tokens=st.integers(0, 4),
+        backup=st.sampled_from(backups),
         backup_tokens=st.integers(0, 6),
+        backup_levels=st.integers(1, 3),
+        fan_out_shape=st.sampled_from((None, "uniform", "geometric", "best-first")),
         growth_limit=st.sampled_from((30, 60, 30, 5)),
     )
 
@@ -349,11 +355,18 @@ class Scenario:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, presets: Sequence[str] = PRESETS, of: st.SearchStrategy[Fate] = garbling_fates, **fixed: object) -> Scenario:
+def scenarios(
+    draw: st.DrawFn,
+    presets: Sequence[str] = PRESETS,
+    backups: Sequence[str | None] = BACKUPS,
+    of: st.SearchStrategy[Fate] = garbling_fates,
+    **fixed: object,
+) -> Scenario:
     prompts = draw(st.lists(st.lists(model_tokens, min_size=1, max_size=20).map(tuple), min_size=1, max_size=4))
     names = [f"s{i}" for i in range(len(prompts))]
     wanted = tuple(
-        GenerationRequest(name, prompt, draw(samplings), draw(speculations(presets))) for name, prompt in zip(names, prompts, strict=True)
+        GenerationRequest(name, prompt, draw(samplings), draw(speculations(presets, backups)))
+        for name, prompt in zip(names, prompts, strict=True)
     )
     rounds = st.dictionaries(st.sampled_from(names), st.integers(1, 20), max_size=1)
     parts = {
@@ -462,7 +475,7 @@ def test_whatever_happens_between_target_and_draft_the_tokens_are_those_of_plain
     play(scenario)
 
 
-@given(scenarios(presets=("sd", "ssd"), of=fates, draft_noise=st.just(0.0)))
+@given(scenarios(presets=("sd", "ssd"), backups=("none", "wait"), of=fates, draft_noise=st.just(0.0)))
 def test_a_draft_that_is_the_target_is_never_wrong_however_late_and_lossy_its_messages(scenario: Scenario) -> None:
     """Whatever chain it is that gets submitted, all of it is accepted."""
     run = play(scenario)

@@ -119,6 +119,11 @@ BAD = [
     ({"prompt": "a", "preset": "fast"}, "preset"),
     ({"prompt": "a", "preset": 1}, "preset"),
     ({"prompt": "a", "lookahead": 0}, "lookahead"),
+    ({"prompt": "a", "speculation": {"tree_nodes": 0}}, "speculation"),
+    ({"prompt": "a", "speculation": {"no_such_field": 1}}, "speculation"),
+    ({"prompt": "a", "speculation": {"preset": "sd"}}, "speculation"),
+    ({"prompt": "a", "speculation": {"verification": "rejection"}}, "speculation"),
+    ({"prompt": "a", "speculation": [1]}, "speculation"),
     ({"prompt": "a", "lookahead": 33}, "lookahead"),
     ({"prompt": "a", "temprature": 1}, "temprature"),
     ({"prompt": "a", "model": 3}, "model"),
@@ -249,7 +254,7 @@ async def test_a_chat_goes_through_the_template(client: httpx.AsyncClient) -> No
 
 
 async def test_batches_and_n_are_sessions_with_seeds_that_count_up(client: httpx.AsyncClient) -> None:
-    body = {"prompt": ["a", "bc"], "n": 2, "seed": 10, "echo": True, "preset": "sd", "lookahead": 3}
+    body = {"prompt": ["a", "bc"], "n": 2, "seed": 10, "echo": True, "preset": "sd", "lookahead": 3, "speculation": {"tree_nodes": 5}}
     answer = (await client.post("/v1/completions", json=body)).json()
     assert [choice["text"] for choice in answer["choices"]] == ["aHélo", "aHélo", "bcHélo", "bcHélo"]
     assert answer["usage"]["prompt_tokens"] == 3 and answer["usage"]["completion_tokens"] == 20
@@ -257,7 +262,7 @@ async def test_batches_and_n_are_sessions_with_seeds_that_count_up(client: httpx
     assert sorted((request.prompt, request.sampling.seed) for request in requests) == sorted(
         (ids(p), s) for p in ("a", "bc") for s in (10, 11)
     )
-    assert {(request.speculation.preset, request.speculation.lookahead) for request in requests} == {("sd", 3)}
+    assert {(r.speculation.preset, r.speculation.lookahead, r.speculation.tree_nodes) for r in requests} == {("sd", 3, 5)}
     assert len({request.session_id for request in requests}) == 4
     streamed = events((await client.post("/v1/completions", json={**body, "stream": True})).text)
     texts = [""] * 4
