@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.experiments.experiment import Experiment
-from cluster.experiments.questions import allocation, backups, draft_time, fan_out, lookahead, rules, saguaro_c
+from cluster.experiments.questions import allocation, backups, draft_time, fan_out, growth, lookahead, rules, saguaro_c
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     fan_out.EXPERIMENT,
@@ -13,4 +13,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     backups.EXPERIMENT,
     draft_time.EXPERIMENT,
     rules.EXPERIMENT,
+    growth.EXPERIMENT,
 )

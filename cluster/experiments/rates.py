@@ -52,6 +52,16 @@ def acceptance(point: Point) -> Rate:
     return _rate(point.account.first_accepted, point.account.drafts)
 
 
+def deep_acceptance(point: Point) -> Rate:
+    """Share of accepted tokens that had been grown before the outcome before. Counted over all requests: no error is known."""
+    return Rate(point.growth.deep_accepted / max(point.growth.accepted, 1) if point.growth else 0.0, 0.0)
+
+
+def deep_hits(point: Point) -> Rate:
+    """Share of hits that needed no growth from the pass before. As above."""
+    return Rate(point.growth.deep_hits / max(point.growth.hits, 1) if point.growth else 0.0, 0.0)
+
+
 def speedup(point: Point, baseline: Point) -> Rate:
     """Tokens/s against those of `baseline`, over the same requests: prompts that are slow in both do not count as a spread."""
     value = tokens_per_s(point).value / tokens_per_s(baseline).value

@@ -26,12 +26,31 @@ class Account(Config):
     lookups: tuple[int, ...]
 
 
+class Growth(Config):
+    """Of a point, what became of what was grown."""
+
+    accepted: int
+    deep_accepted: int
+    """Accepted tokens that had been grown before the outcome before."""
+    hits: int
+    deep_hits: int
+    """Hits on what had been grown before the round began."""
+    edges: tuple[int, ...]
+    """By bins of their probability, children proposed after nodes that the target came by ..."""
+    expected: tuple[float, ...]
+    """... the sum of these probabilities ..."""
+    chosen: tuple[int, ...]
+    """... and how many the target chose."""
+
+
 class Point(Config):
     setting: Setting
     seconds: float
     """From the first request to the last token."""
     draft_busy_s: float
     account: Account
+    growth: Growth | None = None
+    """Not counted by every experiment."""
 
 
 class Provenance(Config):

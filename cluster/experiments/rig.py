@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.experiments.costs import Costs
-from cluster.experiments.results import Account, Point
+from cluster.experiments.results import Account, Growth, Point
 from cluster.experiments.setting import Setting
 from ssd_core.config import SamplingParams
 from ssd_core.engine.base import Engine
+from ssd_core.loop_stats import LoopStats
 from ssd_core.simulate import simulate
 from ssd_core.types import GenerationRequest, SessionStats
 
@@ -43,6 +44,7 @@ class Rig:
             seconds=_rounded(done.seconds),
             draft_busy_s=_rounded(done.draft_busy_s[0]),
             account=_account([one.stats for one in served], [one.seconds for one in served]),
+            growth=_growth(done.stats),
         )
 
     def _requests(self, setting: Setting) -> list[GenerationRequest]:
@@ -67,6 +69,18 @@ def _account(stats: Sequence[SessionStats], seconds: Sequence[float]) -> Account
         first_accepted=tuple(sum(one.accepted_per_position[:1]) for one in stats),
         hits=tuple(one.num_hits for one in stats),
         lookups=tuple(one.num_lookups for one in stats),
+    )
+
+
+def _growth(stats: LoopStats) -> Growth:
+    return Growth(
+        accepted=stats.accepted,
+        deep_accepted=stats.deep_accepted,
+        hits=stats.hits,
+        deep_hits=stats.deep_hits,
+        edges=stats.reliability.edges,
+        expected=tuple(map(_rounded, stats.reliability.expected)),
+        chosen=stats.reliability.chosen,
     )
 
 
