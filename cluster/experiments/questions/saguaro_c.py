@@ -44,7 +44,7 @@ def draw(figure: Figure, results: Results) -> None:
 
 EXPERIMENT = Experiment(
     name="saguaro-c",
-    title="Saguaro sampling under rejection: C below 1 buys hits with acceptance",
+    title="Saguaro sampling under rejection, by C",
     settings=(
         *map(plain, TEMPERATURES),
         *(_setting(backup, temperature, fraction) for backup in BACKUPS for temperature in TEMPERATURES for fraction in FRACTIONS),
