@@ -24,16 +24,17 @@ from ssd_core.calibration import EdgeCalibration, Observed, edge_probabilities
 from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError
+from ssd_core.linear_fit import LinearFit
 from ssd_core.lookup import PromptLookup
 from ssd_core.policies.fan_out import OutcomeEstimates
 from ssd_core.policies.grow import GrowPolicy, Window, build_grow_policy
 from ssd_core.policies.submit import worthwhile
 from ssd_core.rejection import NUM_DRAWN_FROM, draft_distribution, draw
 from ssd_core.sampling import Rows, TokenRule, scores
-from ssd_core.step_cost import StepCost
 from ssd_core.tree import NOT_EVALUATED, Candidates, Node, SpeculationTree
 from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
 
+STEP_S = 0.001  # a growth step, until steps have told; a further node is taken to cost a twentieth
 NUM_CANDIDATES = 12  # scores kept per evaluated node, for edge probabilities and their calibration
 
 
@@ -191,7 +192,8 @@ class DraftLoop:
         self._inbox: queue.SimpleQueue[DraftMessage] = queue.SimpleQueue()
         self._sessions: dict[str, DraftSession] = {}
         self._refused: set[str] = set()
-        self._step_cost = StepCost()
+        self._step_cost = LinearFit((1.0, STEP_S), slope=STEP_S / 20, doubt=1.0)
+        """Seconds of a growth step over its nodes."""
         self._learned: dict[SessionKind, Learned] = defaultdict(Learned)
 
     def __len__(self) -> int:
@@ -370,7 +372,7 @@ class DraftLoop:
         num_fixed = len(offers) - len(sized)
         fixed_gain = sum(offer.reach for offer in offers) - sum(offer.reach for offer in sized)
         gains = [offer.reach for offer in sized]
-        count = worthwhile(gains, fixed_gain, lambda num_sized: self._step_cost.seconds(num_fixed + num_sized))
+        count = worthwhile(gains, fixed_gain, lambda num_sized: self._step_cost.at(num_fixed + num_sized))
         dropped = set(map(id, sized[count:]))
         return [offer for offer in offers if id(offer) not in dropped]
 

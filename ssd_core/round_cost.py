@@ -1,36 +1,38 @@
-"""How long a round takes, learned on line: T_verify(n) as measured at start for one session, and what rounds proved to cost on top of it.
+"""How long a round takes, learned on line: T_verify(n) as measured at start gives the shape, rounds give offset and scale.
 
-On top comes our own work between two passes, and the attention of further sessions, each to a context of its own. Both grow with the number
-of sessions and hardly with the nodes, so one number for each number of sessions is enough.
+Beyond the pass there is our own work between two passes, the attention of further sessions, each to a context of its own, and whoever else
+uses the machine: now, or when it was measured at start. So each number of sessions has a line of its own over T_verify(n).
 """
 
 from __future__ import annotations
 
+from ssd_core.linear_fit import LinearFit
 from ssd_core.types import StepTimes
 
 START_S = 0.001
 """Beyond T_verify(n), until rounds have told."""
-MEMORY = 0.05
-"""Weight of the newest round."""
+DOUBT = 0.5
+"""Of the scale 1, in units of T_verify(1)."""
 
 
 class RoundCost:
     def __init__(self, step_times: StepTimes) -> None:
         self._step_times = step_times
-        self._beyond_s: dict[int, float] = {}
+        self._lines: dict[int, LinearFit] = {}
 
     def seconds(self, num_sessions: int, num_nodes: int) -> float:
         """Of a round that verifies `num_nodes` nodes, roots included, of `num_sessions` sessions."""
-        return self._step_times.at(num_nodes) + self._beyond(num_sessions)
+        verify_s = self._step_times.at(num_nodes)
+        line = self._known(num_sessions)
+        return line.at(verify_s) if line else verify_s + START_S
 
     def observe(self, num_sessions: int, num_nodes: int, seconds: float) -> None:
         """Such a round took so long, from its launch to the next."""
-        beyond = self._beyond(num_sessions)
-        self._beyond_s[num_sessions] = beyond + MEMORY * (seconds - self._step_times.at(num_nodes) - beyond)
+        if num_sessions not in self._lines:
+            start = (self._step_times.at(num_nodes), self.seconds(num_sessions, num_nodes))
+            self._lines[num_sessions] = LinearFit(start, slope=1.0, doubt=DOUBT * self._step_times.at(1))
+        self._lines[num_sessions].observe(self._step_times.at(num_nodes), seconds)
 
-    def _beyond(self, num_sessions: int) -> float:
-        """What is known of so many sessions, or of the most below that."""
-        known = self._beyond_s.get(num_sessions)
-        if known is None:
-            known = self._beyond_s.get(max((n for n in self._beyond_s if n < num_sessions), default=0), START_S)
-        return known
+    def _known(self, num_sessions: int) -> LinearFit | None:
+        """Of so many sessions, or of the most below that."""
+        return self._lines.get(num_sessions) or self._lines.get(max((n for n in self._lines if n < num_sessions), default=0))

@@ -5,30 +5,30 @@ from __future__ import annotations
 import pytest
 
 from ssd_core.engine.fake import FakeEngine
-from ssd_core.step_cost import StepCost
+from ssd_core.linear_fit import LinearFit
 from tests.core.driver import drive, requests
 
 
-def learned(base_s: float, per_node_s: float) -> StepCost:
-    cost = StepCost()
+def learned(base_s: float, per_node_s: float) -> LinearFit:
+    line = LinearFit((1.0, 0.001), slope=0.00005, doubt=1.0)
     for i in range(400):
         num_nodes = 1 + i % 12
-        cost.observe(num_nodes, base_s + per_node_s * num_nodes)
-    return cost
+        line.observe(num_nodes, base_s + per_node_s * num_nodes)
+    return line
 
 
 def test_what_a_step_costs_is_learned_from_steps() -> None:
-    cost = learned(0.002, 0.0001)
-    assert cost.seconds(1) == pytest.approx(0.0021, rel=0.02) and cost.seconds(32) == pytest.approx(0.0052, rel=0.05)
+    cost = learned(0.002, 0.0003)
+    assert cost.at(1) == pytest.approx(0.0023, rel=0.1) and cost.at(32) == pytest.approx(0.0116, rel=0.1)
 
 
-def test_steps_of_one_size_say_nothing_of_others_and_time_is_never_negative() -> None:
-    cost = StepCost()
+def test_steps_of_one_size_leave_the_slope_as_it_was_and_time_is_never_negative() -> None:
+    line = LinearFit((1.0, 0.001), slope=0.00005, doubt=1.0)
     for _ in range(1000):
-        cost.observe(4, 0.003)
-    assert cost.seconds(4) == pytest.approx(0.003, rel=0.01) and cost.seconds(8) == pytest.approx(0.003, rel=0.2)
-    falling = learned(0.003, -0.0001)
-    assert 0.0 < falling.seconds(64) <= falling.seconds(1) * 1.01
+        line.observe(4, 0.003)
+    assert line.at(4) == pytest.approx(0.003) and line.at(8) == pytest.approx(0.0032, rel=0.01)
+    falling = learned(0.003, -0.0002)
+    assert 0.0 < falling.at(64) == falling.at(1)
 
 
 def test_growth_by_gain_evaluates_less_where_nodes_are_dear_and_changes_no_token() -> None:
