@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cluster.commands.demo import SHOWN_PROMPT
+from ssd_core.config import PRESETS
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(420)]
 
@@ -75,7 +76,7 @@ def test_the_demo_shows_identical_tokens_and_leaves_nothing_behind(temp_dir: Pat
     assert "all presets returned identical tokens: yes" in done.stdout
     content = json.loads((tmp_path / "results" / "demo.json").read_text())
     assert {(row["temperature"], row["preset"]) for row in content["rows"]} == {
-        (temperature, preset) for temperature in (0.0, 0.8) for preset in ("ar", "sd", "tree", "ssd", "ssd-tree")
+        (temperature, preset) for temperature in (0.0, 0.8) for preset in PRESETS
     }
     assert all(row["num_tokens"] == 24 for row in content["rows"])
     assert (tmp_path / "results" / "demo.png").read_bytes().startswith(b"\x89PNG")

@@ -40,7 +40,7 @@ async def client(service: Running) -> AsyncIterator[httpx.AsyncClient]:
 async def test_a_stream_equals_the_whole_and_plain_decoding(client: httpx.AsyncClient) -> None:
     for sampling in ({}, {"temperature": 1.0, "seed": 5}):
         plain = (await whole(client, max_tokens=60, preset="ar", **sampling))["choices"][0]
-        for preset in ("sd", "ssd", "ssd-tree"):
+        for preset in ("sd", "ssd", "saguaro", "ssd-tree"):
             speculated = await whole(client, max_tokens=60, preset=preset, **sampling)
             assert speculated["choices"][0] == plain, preset
             assert preset != "sd" or speculated["metrics"]["speculative_decoding"]["num_accepted_tokens"] > 0  # it waits for its draft
