@@ -147,6 +147,10 @@ class TargetSession:
         for i in range(num_accepted):
             self._accepted_per_position[i] += 1
 
+    def skip_lookup(self) -> None:
+        """The next round's speculation comes from no look-up, and nothing is waited for."""
+        self.is_after_hit = self.missed_at = self.pause = None
+
     def count_lookup(self, is_hit: bool, now: float) -> None:
         self.is_after_hit = is_hit
         self.missed_at = None if is_hit else now

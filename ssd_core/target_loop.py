@@ -486,7 +486,7 @@ class TargetLoop:
                 if not is_hit:
                     self._choose_backup(session)
             else:
-                session.is_after_hit = None
+                session.skip_lookup()
             self._all_hit &= is_hit
 
     def _choose_backup(self, session: TargetSession) -> None:

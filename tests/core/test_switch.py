@@ -143,3 +143,17 @@ def test_a_draft_lost_while_speculation_is_off_is_replaced_when_it_is_on(monkeyp
     monkeypatch.setattr(ssd_core.target_loop, "Switch", Flapping)
     run = drive(requests(3, "ssd-tree", speculation=TUNED), make_link=Lossy)
     assert run.tokens == drive(requests(3, "ar")).tokens and run.stats.hits > 0
+
+
+def test_what_was_waited_for_is_forgotten_when_speculation_is_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every later round would count as a wait since the old miss."""
+    monkeypatch.setattr(ssd_core.target_loop, "Switch", Flapping)
+    waits: list[bool] = []
+
+    def on_round(loop: ssd_core.target_loop.TargetLoop, num_rounds: int) -> None:
+        waits.extend(
+            session.pause is not None for session in loop._running.values() if not session.speculates and session.num_output_tokens
+        )
+
+    run = drive(requests(3, "ssd-tree", temperature=0.9, speculation=TUNED | {"backup": "wait"}), on_round=on_round)
+    assert run.stats.lookups > run.stats.hits and waits and not any(waits)
