@@ -369,12 +369,12 @@ class DraftLoop:
         """Of the best offers, by falling reach, those that make the step's gain per second greatest: what is evaluated is of use if the
         target comes by. Offers of policies that are not sized stay."""
         sized = [offer for offer in offers if offer.session.policy.is_sized]
-        num_fixed = len(offers) - len(sized)
-        fixed_gain = sum(offer.reach for offer in offers) - sum(offer.reach for offer in sized)
-        gains = [offer.reach for offer in sized]
-        count = worthwhile(gains, fixed_gain, lambda num_sized: self._step_cost.at(num_fixed + num_sized))
-        dropped = set(map(id, sized[count:]))
-        return [offer for offer in offers if id(offer) not in dropped]
+        if not sized:
+            return offers
+        fixed = [offer for offer in offers if not offer.session.policy.is_sized]
+        gains, fixed_gain = [offer.reach for offer in sized], sum(offer.reach for offer in fixed)
+        count = worthwhile(gains, fixed_gain, lambda num_sized: self._step_cost.at(len(fixed) + num_sized))
+        return sorted(fixed + sized[:count], key=attrgetter("reach"), reverse=True)
 
     # ------------------------------------------------------------ evaluate
 
@@ -408,9 +408,7 @@ class DraftLoop:
         sessions = [batch.session for batch, nodes in zip(batches, evaluated, strict=True) for _ in nodes]
         best = scores(parts, logits).topk(min(max(session.num_candidates for session in sessions), logits.shape[-1]))
         values = best.values.cpu().numpy() / np.array([session.score_unit for session in sessions])[:, None]
-        depths = [
-            node.position - batch.session.tree.root.position for batch, nodes in zip(batches, evaluated, strict=True) for node in nodes
-        ]
+        depths = [batch.session.tree.depth(node) for batch, nodes in zip(batches, evaluated, strict=True) for node in nodes]
         edges = edge_probabilities(values, [session.learned.edges for session in sessions], depths)
         proposals = map(Proposal, best.indices.tolist(), values.tolist(), edges.tolist())
         return [self._propose(batch.session, nodes, proposals) for batch, nodes in zip(batches, evaluated, strict=True)]
@@ -430,8 +428,7 @@ class DraftLoop:
             if not likely:
                 continue
             session.remember(node, candidates[0])
-            depth = node.position - session.tree.root.position
-            node.candidates = Candidates(tuple(likely), tuple(node_scores[: len(likely)]), depth)
+            node.candidates = Candidates(tuple(likely), tuple(node_scores[: len(likely)]), session.tree.depth(node))
             if session.kind.draws:
                 node.draw = session.draw(node, node.candidates)
                 draws.append(node.draw)

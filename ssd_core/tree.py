@@ -104,6 +104,10 @@ class SpeculationTree:
         """Estimated probability, in [0, 1], that the target's choices pass through `node`."""
         return math.exp(node.log_reach - self.root.log_reach)
 
+    def depth(self, node: Node) -> int:
+        """Levels from the root to `node`."""
+        return node.position - self.root.position
+
     def add(self, parent: Node, token: int, edge_probability: float) -> Node | None:
         """Propose a child. None if it is there already."""
         if token in parent.children:
