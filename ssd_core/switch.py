@@ -2,7 +2,7 @@
 
 Submissions are sized by what they are worth (`worthwhile`), so speculation does little harm to the rounds themselves. But the draft takes
 its share of a machine that it does not have for itself, and a busy target has no room for guesses. Both show in the rate alone. So the side
-that is not in use is tried now and then, the more rarely the more often it has lost.
+that is not in use is tried now and then, the more rarely the more it has lost, and the more often.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ SETTLE_S = 0.1
 """After a turn, until drafts have caught up: not counted."""
 TRIAL_S = 0.25
 FIRST_HOLD_S, LONGEST_HOLD_S = 1.0, 64.0
-"""Between trials; doubled by each that was lost."""
+"""Between trials; at least doubled by each that was lost ..."""
+TRIAL_COST = 0.01
+"""... and so long that the tokens which it lost are no more than this share of all."""
 MEMORY_S = 1.0
 """Of a rate."""
 MARGIN = 1.04
@@ -81,11 +83,13 @@ class Switch:
 
     def _conclude(self) -> None:
         pays = self._rates[True].value > MARGIN * self._rates[False].value
+        slow, fast = sorted(rate.value for rate in self._rates.values())
+        loss = 1.0 - slow / fast if fast else 0.0
+        least_s = FIRST_HOLD_S if pays == self.is_on else 2.0 * self._hold_s
+        self._hold_s = min(max(least_s, loss * (SETTLE_S + TRIAL_S) / TRIAL_COST), LONGEST_HOLD_S)
         if pays == self.is_on:
-            self._hold_s = FIRST_HOLD_S
             self._is_trial = False
         else:
-            self._hold_s = min(2.0 * self._hold_s, LONGEST_HOLD_S)
             self._turn(is_trial=False)
 
     def _turn(self, is_trial: bool) -> None:

@@ -41,6 +41,14 @@ def test_a_promise_that_is_too_low_is_not_believed_for_ever_where_it_is_near() -
     assert serve(switch, on=300, off=330, plain=250, seconds=60) > 0.97 * 60 * 330
 
 
+def test_what_loses_much_is_not_tried_again_soon() -> None:
+    switch = Switch()
+    serve(switch, on=200, off=300, seconds=FIRST_HOLD_S + 1)
+    assert not switch.is_on
+    assert serve(switch, on=200, off=300, seconds=10) == pytest.approx(10 * 300)
+    assert serve(switch, on=200, off=300, seconds=20) < 20 * 300, "but it is"
+
+
 def test_text_that_becomes_easier_is_noticed() -> None:
     switch = Switch()
     serve(switch, on=200, off=300, seconds=600)

@@ -104,3 +104,12 @@ def test_an_acknowledgement_from_the_future_is_not_believed() -> None:
     store.open("a", (1, 2))
     store.ingest(Growth("a", 50, (), (), ()))
     assert store["a"].acknowledged_length == 2
+
+
+def test_a_late_word_of_exhaustion_does_not_unsay_a_newer_one() -> None:
+    store = SpeculationStore(vocab_size=100)
+    session = store.open("a", [1, 2])
+    store.advance("a", [3])
+    for length in (3, 2):
+        store.ingest(Growth("a", length, (), (), (), is_exhausted=True))
+    assert session.is_exhausted
