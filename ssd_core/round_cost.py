@@ -6,6 +6,7 @@ uses the machine: now, or when it was measured at start. So each number of sessi
 
 from __future__ import annotations
 
+from ssd_core.average import Average
 from ssd_core.linear_fit import LinearFit
 from ssd_core.types import StepTimes
 
@@ -19,6 +20,7 @@ class RoundCost:
     def __init__(self, step_times: StepTimes) -> None:
         self._step_times = step_times
         self._lines: dict[int, LinearFit] = {}
+        self._prompt_token_s = Average(0.0)
 
     def seconds(self, num_sessions: int, num_nodes: int) -> float:
         """Of a round that verifies `num_nodes` nodes, roots included, of `num_sessions` sessions."""
@@ -32,6 +34,13 @@ class RoundCost:
             start = (self._step_times.at(num_nodes), self.seconds(num_sessions, num_nodes))
             self._lines[num_sessions] = LinearFit(start, slope=1.0, doubt=DOUBT * self._step_times.at(1))
         self._lines[num_sessions].observe(self._step_times.at(num_nodes), seconds)
+
+    def less_prompts(self, seconds: float, num_prompt_tokens: int, num_sessions: int, num_nodes: int) -> float:
+        """Of a round that took so long with so many tokens of prompts in it, the time without what such tokens take on average. The other
+        nodes are of `num_sessions` sessions, perhaps none."""
+        others_s = self.seconds(num_sessions, num_nodes) if num_sessions else 0.0
+        self._prompt_token_s.add((seconds - others_s) / num_prompt_tokens)
+        return max(0.0, seconds - num_prompt_tokens * self._prompt_token_s.value)
 
     def _known(self, num_sessions: int) -> LinearFit | None:
         """Of so many sessions, or of the most below that."""

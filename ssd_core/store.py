@@ -64,8 +64,8 @@ class SpeculationStore:
             return
         if growth.committed_length <= session.tree.length:
             session.acknowledged_length = max(session.acknowledged_length, growth.committed_length)
-        if growth.is_exhausted:
-            session.exhausted_length = max(session.exhausted_length, growth.committed_length)
+        if growth.is_exhausted and growth.committed_length == session.tree.length:
+            session.exhausted_length = growth.committed_length
         tree = session.tree
         for parent_id, token, probability in zip(growth.parents, growth.tokens, growth.edge_probabilities, strict=False):
             parent = tree.nodes.get(parent_id)

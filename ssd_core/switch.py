@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 SETTLE_S = 0.1
 """After a turn, until drafts have caught up: not counted."""
-TRIAL_S = 0.25
+TRIAL_S = 0.4
 FIRST_HOLD_S, LONGEST_HOLD_S = 1.0, 64.0
 """Between trials; at least doubled by each that was lost ..."""
 TRIAL_COST = 0.01
@@ -20,7 +20,7 @@ TRIAL_COST = 0.01
 MEMORY_S = 1.0
 """Of a rate."""
 MARGIN = 1.04
-"""What speculation must gain in its rounds: lease, opening and the draft's reading of the prompt are not in them."""
+"""What speculation must gain in its rounds: a session's lease and opening are not in them."""
 HOPELESS = 0.6
 """Plain decoding is not tried where the cost of a pass says that it gives less than this share: a cost learned beside a draft at work."""
 

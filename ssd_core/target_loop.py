@@ -17,12 +17,13 @@ from itertools import accumulate
 import torch
 from tokenizers import Tokenizer
 
+from ssd_core.average import Average
 from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError, InvalidRequestError
 from ssd_core.link import DraftLink
 from ssd_core.loop_stats import LoopCounters, LoopStats
-from ssd_core.policies.backup import Average, Miss, MissEstimates
+from ssd_core.policies.backup import Miss, MissEstimates
 from ssd_core.policies.submit import build_submit_policy, worthwhile
 from ssd_core.round_cost import RoundCost
 from ssd_core.sampling import Rows, TokenRule, choices, scores
@@ -63,9 +64,13 @@ class Round:
         return sum(len(entry.pending) + len(entry.nodes) for entry in self.entries)
 
     @property
-    def has_prompts(self) -> bool:
-        """Some of its entries are chunks of prompts."""
-        return any(len(entry.pending) > 1 for entry in self.entries)
+    def num_prompt_tokens(self) -> int:
+        return sum(len(entry.pending) for entry in self.entries if len(entry.pending) > 1)
+
+    @property
+    def num_decoding(self) -> int:
+        """Sessions whose prompts were evaluated before."""
+        return sum(len(entry.pending) == 1 for entry in self.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,20 +384,26 @@ class TargetLoop:
         if self._verified_at is not None:
             cpu_s = time.thread_time() - self._verified_at_cpu
             self._counters.count_gap(began - self._verified_at, cpu_s, is_single_hit=self._all_hit and len(parts) == 1)
-        if self._launch is not None and not self._launch.round.has_prompts:
+        if self._launch is not None:
             self._learn_round(self._launch, began - self._launch.at)
         self._launch = Launch(began, this_round, self._regime, self._counters.tokens)
         logits = self._engine.evaluate(parts)
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
-        self._counters.count_pass(this_round.num_nodes, self._verified_at - began, this_round.has_prompts)
+        self._counters.count_pass(this_round.num_nodes, self._verified_at - began, this_round.num_prompt_tokens > 0)
         return logits
 
     def _learn_round(self, launch: Launch, seconds: float) -> None:
-        """What a round without prompts took, and what it gave."""
-        num_sessions = len(launch.round.entries)
-        self._round_cost.observe(num_sessions, launch.round.num_nodes, seconds)
-        self._round_s[load_level(num_sessions)].add(seconds)
-        if all(entry.session.is_tuned for entry in launch.round.entries):
+        """What a round took, and what it gave. Of its prompts' time the switch is told what is beyond the usual: a draft that reads
+        them, too, may hold the target up."""
+        this_round = launch.round
+        num_decoding, num_prompt_tokens = this_round.num_decoding, this_round.num_prompt_tokens
+        if num_prompt_tokens:
+            seconds = self._round_cost.less_prompts(seconds, num_prompt_tokens, num_decoding, this_round.num_nodes - num_prompt_tokens)
+        else:
+            self._round_cost.observe(num_decoding, this_round.num_nodes, seconds)
+            self._round_s[load_level(num_decoding)].add(seconds)
+        if all(entry.session.is_tuned for entry in this_round.entries):
+            num_sessions = len(this_round.entries)
             plain_rate = num_sessions / self._round_cost.seconds(num_sessions, num_sessions)
             self._switches[launch.regime].observe(self._counters.tokens - launch.tokens_before, seconds, plain_rate)
 

@@ -9,25 +9,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ssd_core import theory
+from ssd_core.average import Average
 from ssd_core.config import BackupName, PresetName, SpeculationConfig
 
 PRESET_BACKUPS: dict[PresetName, BackupName] = {"ssd": "none", "saguaro": "by-batch", "ssd-tree": "by-gain"}
-MEMORY = 0.05
-"""Weight of the newest observation in the averages below."""
 TRIAL_EVERY = 32
 """One miss in so many does what seems the worse, or its figures would never change."""
-
-
-@dataclass(slots=True)
-class Average:
-    """Of what was observed lately; `value` is a guess until then."""
-
-    value: float
-    num_observed: int = 0
-
-    def add(self, observed: float) -> None:
-        self.num_observed += 1
-        self.value += max(MEMORY, 1.0 / self.num_observed) * (observed - self.value)
 
 
 @dataclass(slots=True)

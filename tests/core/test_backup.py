@@ -6,10 +6,11 @@ import math
 
 import pytest
 
+from ssd_core.average import Average
 from ssd_core.draft_loop import DraftLoop
 from ssd_core.engine.fake import FakeEngine
 from ssd_core.lockstep import LockstepLink
-from ssd_core.policies.backup import TRIAL_EVERY, Average, ByBatch, ByGain, Miss, MissEstimates, Pause
+from ssd_core.policies.backup import TRIAL_EVERY, ByBatch, ByGain, Miss, MissEstimates, Pause
 from ssd_core.target_loop import TargetLoop
 from ssd_core.types import Growth, GrowthReport
 from tests.core.driver import drive, requests

@@ -85,6 +85,18 @@ def test_nodes_are_submitted_while_they_are_worth_their_time() -> None:
     assert worthwhile([], 1.0, lambda n: 0.010) == 0
 
 
+def test_of_a_round_with_prompts_only_what_they_take_beyond_the_usual_remains() -> None:
+    """A draft that reads the prompts, too, and slows them by a fifth: that is counted as time, the rest is not."""
+    cost = RoundCost(StepTimes((1, 11), (0.010, 0.020)))
+    plain_s = cost.seconds(4, 4)
+    for _ in range(200):
+        usual = cost.less_prompts(plain_s + 100 * 0.0002, num_prompt_tokens=100, num_sessions=4, num_nodes=4)
+    assert usual == pytest.approx(plain_s)
+    slowed = cost.less_prompts(plain_s + 100 * 0.00024, num_prompt_tokens=100, num_sessions=4, num_nodes=4)
+    assert slowed == pytest.approx(plain_s + 0.95 * 100 * 0.00004)
+    assert cost.less_prompts(100 * 0.0002, num_prompt_tokens=100, num_sessions=0, num_nodes=0) < 0.2 * plain_s
+
+
 def test_what_a_round_costs_is_learned_for_each_number_of_sessions() -> None:
     cost = RoundCost(StepTimes((1, 11), (0.010, 0.020)))
     assert cost.seconds(1, 1) == pytest.approx(0.010 + START_S) and cost.seconds(8, 11) == pytest.approx(0.020 + START_S)

@@ -250,7 +250,7 @@ class TreesAndStore(RuleBasedStateMachine):
             return
         if growth.committed_length <= len(session.target.root):
             session.acknowledged_length = max(session.acknowledged_length, growth.committed_length)
-        if growth.is_exhausted:
+        if growth.is_exhausted and growth.committed_length == len(session.target.root):
             session.exhausted_length = growth.committed_length
         for parent, token, edge in zip(letter.parents, growth.tokens, growth.edge_probabilities, strict=True):
             child = (*parent, token)
