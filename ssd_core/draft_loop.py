@@ -30,7 +30,7 @@ from ssd_core.policies.fan_out import OutcomeEstimates
 from ssd_core.policies.grow import GrowPolicy, Window, build_grow_policy
 from ssd_core.policies.submit import worthwhile
 from ssd_core.rejection import NUM_DRAWN_FROM, draft_distribution, draw
-from ssd_core.sampling import Rows, TokenRule, scores
+from ssd_core.sampling import Rows, TokenRule, likeliest, scores
 from ssd_core.tree import NOT_EVALUATED, Candidates, Node, SpeculationTree
 from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
 
@@ -406,11 +406,11 @@ class DraftLoop:
             for batch, nodes in zip(batches, evaluated, strict=True)
         ]
         sessions = [batch.session for batch, nodes in zip(batches, evaluated, strict=True) for _ in nodes]
-        best = scores(parts, logits).topk(min(max(session.num_candidates for session in sessions), logits.shape[-1]))
-        values = best.values.cpu().numpy() / np.array([session.score_unit for session in sessions])[:, None]
+        best, tokens = likeliest(scores(parts, logits), min(max(session.num_candidates for session in sessions), logits.shape[-1]))
+        values = best.cpu().numpy() / np.array([session.score_unit for session in sessions])[:, None]
         depths = [batch.session.tree.depth(node) for batch, nodes in zip(batches, evaluated, strict=True) for node in nodes]
         edges = edge_probabilities(values, [session.learned.edges for session in sessions], depths)
-        proposals = map(Proposal, best.indices.tolist(), values.tolist(), edges.tolist())
+        proposals = map(Proposal, tokens.tolist(), values.tolist(), edges.tolist())
         return [self._propose(batch.session, nodes, proposals) for batch, nodes in zip(batches, evaluated, strict=True)]
 
     def _propose(self, session: DraftSession, nodes: Sequence[Node], proposals: Iterator[Proposal]) -> Growth:

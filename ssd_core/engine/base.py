@@ -59,7 +59,8 @@ class Engine(Protocol):
         """Reserve `num_cells` for trunk and tree region together. Raises CapacityError when they are not free."""
 
     def evaluate(self, parts: Sequence[Part]) -> torch.Tensor:
-        """One pass. Returns float32 logits [R, V], parts in order, each its nodes from `logits_from`. Appends to the tree regions."""
+        """One pass. Returns float32 logits [R, V], parts in order, each its nodes from `logits_from`; they stand until the
+        next pass. Appends to the tree regions."""
 
     def advance(self, session_id: str, path: Sequence[int], survivors: Sequence[int] = ()) -> None:
         """Move the tree nodes `path` (a chain from the trunk's end) to the trunk, keep `survivors` (each with its parent also kept

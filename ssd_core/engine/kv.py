@@ -75,6 +75,9 @@ class CellPool:
     def __repr__(self) -> str:
         return f"CellPool({self.num_free_cells} of {self.num_cells} cells free, {len(self._sessions)} sessions)"
 
+    def __contains__(self, session_id: str) -> bool:
+        return session_id in self._sessions
+
     def __getitem__(self, session_id: str) -> SessionCells:
         return self._sessions[session_id]
 

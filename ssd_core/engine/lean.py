@@ -70,7 +70,7 @@ class LeanForward:
         self._rotation = torch.polar(torch.full_like(angles, rotary.attention_scaling), angles)  # [max_position, 1, D/2] complex
         self._layers = [_take_layer(layer, eps) for layer in decoder.layers]
         self._norm = norm_operation(decoder.norm.weight, eps)
-        self._head = linear_operation(_take(model, "lm_head"))
+        self._head = linear_operation(take(model, "lm_head"))
 
     @torch.inference_mode()
     def __call__(self, inputs: torch.Tensor, kept: Sequence[int], tree_pass: TreePass) -> torch.Tensor:
@@ -104,7 +104,7 @@ class LeanForward:
 def _take_layer(layer: Any, eps: float) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     width = attention.head_dim
-    query, key, value = (_take(attention, name) for name in ("q_proj", "k_proj", "v_proj"))
+    query, key, value = (take(attention, name) for name in ("q_proj", "k_proj", "v_proj"))
     head_norm = None
     if hasattr(attention, "q_norm"):
         weights = [(attention.q_norm, query), (attention.k_norm, key)]
@@ -119,10 +119,10 @@ def _take_layer(layer: Any, eps: float) -> Layer:
         query_key_value=linear_operation(query, key, value),
         head_norm=head_norm,
         scoring=Scoring(attention.scaling, getattr(attention, "sliding_window", None), softcap=None),
-        out=linear_operation(_take(attention, "o_proj")),
+        out=linear_operation(take(attention, "o_proj")),
         mlp_norm=norm_operation(layer.post_attention_layernorm.weight, eps),
-        gate_up=linear_operation(_take(mlp, "gate_proj"), _take(mlp, "up_proj")),
-        down=linear_operation(_take(mlp, "down_proj")),
+        gate_up=linear_operation(take(mlp, "gate_proj"), take(mlp, "up_proj")),
+        down=linear_operation(take(mlp, "down_proj")),
     )
 
 
@@ -132,7 +132,8 @@ def _paired(rows: torch.Tensor, width: int) -> torch.Tensor:
     return rows.detach().view(-1, 2, width // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
-def _take(parent: Any, name: str) -> nn.Linear:
+def take(parent: Any, name: str) -> nn.Linear:
+    """The child, no longer the parent's."""
     child: nn.Linear = getattr(parent, name)
     delattr(parent, name)
     return child

@@ -5,23 +5,24 @@ Shapes: N new nodes of a pass, R rows of logits, V vocabulary.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
-from typing import Protocol
+from importlib.util import find_spec
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from ssd_core.config import EngineConfig
-from ssd_core.engine.attention import ATTENTION_NAME, ShapeProbe, TreePass, register_attention
+from ssd_core.engine.attention import ATTENTION_NAME, ShapeProbe, register_attention
 from ssd_core.engine.base import TRUNK_END, Engine, Part
+from ssd_core.engine.eager_runner import EagerRunner, Forward
 from ssd_core.engine.kv import CellPool
 from ssd_core.engine.lean import LeanForward, can_be_lean
 from ssd_core.engine.linear import optimize_for_cpu
 from ssd_core.engine.loader import load_model
 from ssd_core.engine.plain import PlainForward
-from ssd_core.errors import ConfigError
+from ssd_core.engine.runner import Runner, Work
+from ssd_core.errors import CapacityError, ConfigError
 
 MIN_CELLS = 32
 """A pool with fewer holds not even one short session: a prompt, a round's nodes and a few tokens of output."""
@@ -29,11 +30,6 @@ CHECK_TOKENS = 16
 MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Of the logits against the model's own, as a ratio of Euclidean norms: far above rounding, far below any mistake."""
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
-
-
-class Forward(Protocol):
-    def __call__(self, inputs: torch.Tensor, kept: Sequence[int], ssd_pass: TreePass, /) -> torch.Tensor:
-        """inputs [2, N], tokens and positions -> float32 logits [R, V] of the rows `kept`. Writes the nodes' keys and values."""
 
 
 class TorchEngine(Engine):
@@ -65,8 +61,7 @@ class TorchEngine(Engine):
             )
         self._max_model_len = _max_model_len(max_model_len, getattr(text_config, "max_position_embeddings", None), num_cells)
         self._cells = CellPool(num_cells)
-        self._pools = [torch.zeros(num_cells, s.size, dtype=self._dtype, device=self._device) for s in self._shapes]  # [cells, W]
-        self._forward = _new_forward(model, min(self._max_model_len, num_cells))
+        self._runner = self._new_runner(min(self._max_model_len, num_cells))
         self._verify(expected)
 
     @classmethod
@@ -103,8 +98,12 @@ class TorchEngine(Engine):
 
     def open(self, session_id: str, num_cells: int) -> None:
         self._cells.open(session_id, num_cells)
+        try:
+            self._runner.open(session_id)
+        except CapacityError:
+            self._cells.close(session_id)
+            raise
 
-    @torch.inference_mode()
     def evaluate(self, parts: Sequence[Part]) -> torch.Tensor:
         sessions = self._cells.append(parts, self._max_model_len)
         num_new = [len(part.tokens) for part in parts]
@@ -115,8 +114,7 @@ class TorchEngine(Engine):
         for part, n in zip(parts, num_new, strict=True):
             kept.extend(range(first + part.logits_from, first + n))
             first += n
-        inputs = torch.frombuffer(array("q", [*tokens, *positions]), dtype=torch.int64).view(2, -1).to(self._device)
-        return self._forward(inputs, kept, TreePass(self._pools, self._shapes, sessions, num_new))
+        return self._runner.run(Work(sessions, num_new, tokens, positions, kept))
 
     def advance(self, session_id: str, path: Sequence[int], survivors: Sequence[int] = ()) -> None:
         self._cells[session_id].advance(path, survivors)
@@ -125,10 +123,23 @@ class TorchEngine(Engine):
         return len(self._cells[session_id].trunk)
 
     def close(self, session_id: str) -> None:
-        self._cells.close(session_id)
+        if session_id in self._cells:
+            self._cells.close(session_id)
+            self._runner.close(session_id)
 
     def check_integrity(self) -> None:
         self._cells.check_integrity()
+
+    def _new_runner(self, max_position: int) -> Runner:
+        """The fastest for this model on this device."""
+        num_rows = self._cells.num_cells + 1  # a row more, which is nobody's
+        pools = [torch.zeros(num_rows, s.size, dtype=self._dtype, device=self._device) for s in self._shapes]  # [cells + 1, W]
+        if has_fast_path(self._device):
+            from ssd_core.engine.graph_runner import GraphRunner, can_be_graphed
+
+            if can_be_graphed(self._model):
+                return GraphRunner(self._model, pools, max_position)
+        return EagerRunner(_new_forward(self._model, max_position), pools, self._shapes)
 
     @torch.inference_mode()
     def _own_logits(self) -> torch.Tensor:
@@ -142,7 +153,7 @@ class TorchEngine(Engine):
         tokens = _check_tokens(self._vocab_size)
         session = "check"
         self.open(session, CHECK_TOKENS + 1)
-        logits = [self.evaluate([Part(session, tokens[:6], range(TRUNK_END, 5))])]
+        logits = [self.evaluate([Part(session, tokens[:6], range(TRUNK_END, 5))]).clone()]
         self.advance(session, range(6))
         branched = self.evaluate([Part(session, [tokens[6], tokens[0], tokens[7]], [TRUNK_END, TRUNK_END, 0])])
         logits.append(branched[[0, 2]])
@@ -156,6 +167,11 @@ class TorchEngine(Engine):
                 f"model: {type(self._model).__name__} gives other logits through tree attention than by itself "
                 f"(relative difference {difference.item():.2g}, limit {limit}); its attention cannot be replaced"
             )
+
+
+def has_fast_path(device: torch.device) -> bool:
+    """Triton comes with torch's CUDA builds."""
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def _check_tokens(vocab_size: int) -> list[int]:

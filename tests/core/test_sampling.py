@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from ssd_core.config import SamplingParams
 from ssd_core.noise import NoiseCache, gumbel, gumbel_by_torch, philox
-from ssd_core.sampling import Rows, TokenRule, mask_tail, scores
+from ssd_core.sampling import CHUNK, Rows, TokenRule, likeliest_by_chunks, mask_tail, scores
 
 # Known answers of Philox-4x64-10, from the Random123 distribution: counter, key, result.
 KNOWN_ANSWERS = [
@@ -160,3 +160,14 @@ def test_a_sessions_scores_do_not_hang_on_who_else_is_in_the_batch(others: dict)
 
 def test_temperature_near_zero_is_greedy() -> None:
     assert (draws(rule_of(temperature=1e-6), 500) == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["spread", "all in one chunk", "mostly forbidden"])
+def test_the_likeliest_of_all_are_among_the_likeliest_chunks(kind: str) -> None:
+    rows = torch.randn(5, 20 * CHUNK, generator=torch.Generator().manual_seed(0))
+    if kind == "all in one chunk":
+        rows[:, 3 * CHUNK : 3 * CHUNK + 12] += 10.0
+    if kind == "mostly forbidden":
+        rows[:, 7:] = float("-inf")
+    values, tokens = likeliest_by_chunks(rows, 12)
+    assert torch.equal(values, rows.topk(12).values) and torch.equal(rows.gather(1, tokens), values)

@@ -1,0 +1,258 @@
+"""The fast path's kernels, in Triton: what a Llama or Qwen3 layer does besides its matrix products, and the products of few rows.
+
+Reading the weights once is all that a pass of few nodes has to do. So products of few rows only stream their weight; what lies between them
+is one kernel each, and also adds up what a product left in parts.
+
+Shapes: M nodes of the pass, padded to its bucket; C hidden, I inner width; Q query heads, H key-value heads, G = Q / H, D their width; a
+product's weight is [outputs, inputs]; P parts of a sum: float32 partial results [P, M, outputs].
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton import knobs
+
+IS_INTERPRETED = tl.constexpr(knobs.runtime.interpret)
+OPTIONS = {} if knobs.runtime.interpret else {"launch_pdl": True}
+"""Of every launch: a kernel may start while the one before it runs to its end (programmatic dependent launch)."""
+NEVER = tl.constexpr(-1e30)
+"""Below every score. Finite, so that differences of it are numbers."""
+
+
+@triton.jit
+def _prefetch(weight, first, start, num_inputs, OUTPUTS: tl.constexpr, AHEAD: tl.constexpr):
+    """Have the beginning of a weight's tile brought to the cache: it does not hang on what came before."""
+    if AHEAD and not IS_INTERPRETED:
+        rows, lines = first + tl.arange(0, OUTPUTS), start + 64 * tl.arange(0, AHEAD // 64)
+        at = (weight + rows.to(tl.int64)[:, None] * num_inputs + lines[None, :]).to(tl.int64)
+        tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
+def _begin():
+    """Wait until what came before is done and seen; and let what comes after get ready."""
+    if not IS_INTERPRETED:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def stream_linear(
+    x, weight, raw, out, num_outputs, num_inputs,
+    M: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, PARTS: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """out [PARTS, M, outputs] = x [M, inputs] times weight, each part over its share of the inputs; x and weight are tensor descriptors.
+    The weight's tile is the left factor: its rows fill the matrix unit, however few nodes there are."""
+    first, part = tl.program_id(0) * OUTPUTS, tl.program_id(1)
+    share = num_inputs // PARTS
+    _prefetch(raw, first, part * share, num_inputs, OUTPUTS, AHEAD)
+    _begin()
+    total = tl.zeros([OUTPUTS, M], tl.float32)
+    for start in range(part * share, (part + 1) * share, INPUTS):
+        total = tl.dot(weight.load([first, start]), x.load([0, start]).T, total)
+    outputs = first + tl.arange(0, OUTPUTS)
+    out_at = out + (part * M + tl.arange(0, M)[None, :]).to(tl.int64) * num_outputs + outputs[:, None]
+    tl.store(out_at, total.to(out.dtype.element_ty), mask=(outputs < num_outputs)[:, None])
+
+
+@triton.jit
+def stream_gated(
+    x, weight, raw, out, num_outputs, num_inputs, M: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, AHEAD: tl.constexpr
+):  # fmt: skip
+    """out [M, I] = silu(x gate^T) * (x up^T). Weight [2 I, C]: OUTPUTS rows of gate, as many of up, and so on; a descriptor, like x."""
+    block = tl.program_id(0)
+    _prefetch(raw, 2 * OUTPUTS * block, 0, num_inputs, 2 * OUTPUTS, AHEAD)
+    _begin()
+    total = tl.zeros([2 * OUTPUTS, M], tl.float32)
+    for start in range(0, num_inputs, INPUTS):
+        total = tl.dot(weight.load([2 * OUTPUTS * block, start]), x.load([0, start]).T, total)
+    gate, up = total.reshape(2, OUTPUTS, M).permute(1, 2, 0).split()
+    outputs = block * OUTPUTS + tl.arange(0, OUTPUTS)
+    out_at = out + tl.arange(0, M)[None, :] * num_outputs + outputs[:, None]
+    tl.store(out_at, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty))
+
+
+@triton.jit
+def gate(gate_up, out, width, OUTPUTS: tl.constexpr):
+    """out [M, I] = silu(gate) * up of gate_up [M, 2 I], which a library multiplied, in blocks as above. One program a node and block."""
+    _begin()
+    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    columns = tl.arange(0, OUTPUTS)
+    at = gate_up + row * 2 * width + 2 * OUTPUTS * block + columns
+    g, u = tl.load(at).to(tl.float32), tl.load(at + OUTPUTS).to(tl.float32)
+    tl.store(out + row * width + block * OUTPUTS + columns, (g * tl.sigmoid(g) * u).to(out.dtype.element_ty))
+
+
+@triton.jit
+def embed_norm(tokens, table, residual, normed, norm_weight, eps, width, BLOCK: tl.constexpr):
+    """residual [M, C], float32, = the tokens' rows of the table; normed = their RMS norm."""
+    _begin()
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    is_column = columns < width
+    token = tl.load(tokens + row).to(tl.int64)
+    x = tl.load(table + token * width + columns, mask=is_column, other=0.0).to(tl.float32)
+    tl.store(residual + row * width + columns, x, mask=is_column)
+    _norm(x, normed, norm_weight, eps, width, row, columns, is_column)
+
+
+@triton.jit
+def add_norm(parts, residual, normed, norm_weight, eps, num_rows, width, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    """residual += sum of parts [P, M, C]; normed = its RMS norm."""
+    _begin()
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    is_column = columns < width
+    x = tl.load(residual + row * width + columns, mask=is_column, other=0.0)
+    for part in tl.static_range(PARTS):
+        x += tl.load(parts + (part * num_rows + row) * width + columns, mask=is_column, other=0.0).to(tl.float32)
+    tl.store(residual + row * width + columns, x, mask=is_column)
+    _norm(x, normed, norm_weight, eps, width, row, columns, is_column)
+
+
+@triton.jit
+def _norm(x, normed, norm_weight, eps, width, row, columns, is_column):
+    scale = tl.rsqrt(tl.sum(x * x, 0) / width + eps)
+    weight = tl.load(norm_weight + columns, mask=is_column, other=0.0).to(tl.float32)
+    tl.store(normed + row * width + columns, (x * scale * weight).to(normed.dtype.element_ty), mask=is_column)
+
+
+@triton.jit
+def turn_and_store(
+    parts, query, pool, cells, positions, cosines, sines, query_norm, key_norm, eps, num_rows, cell_size,
+    PARTS: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr, HAS_NORM: tl.constexpr,
+):  # fmt: skip
+    """Heads of parts [P, M, (Q + 2 H) D]: norm (Qwen3) and rotary for queries and keys; queries to query [M, Q, D], keys and values to the
+    node's cell of pool [cells, W]. One program a node and head."""
+    _begin()
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    half = tl.arange(0, D // 2)
+    low = tl.zeros([D // 2], tl.float32)
+    high = tl.zeros([D // 2], tl.float32)
+    for part in tl.static_range(PARTS):
+        at = parts + ((part * num_rows + row) * (Q + 2 * H) + head) * D + half
+        low += tl.load(at).to(tl.float32)
+        high += tl.load(at + D // 2).to(tl.float32)
+    if head < Q + H:
+        if HAS_NORM:
+            scale = tl.rsqrt((tl.sum(low * low, 0) + tl.sum(high * high, 0)) / D + eps)
+            norm_weight = query_norm if head < Q else key_norm
+            low *= scale * tl.load(norm_weight + half).to(tl.float32)
+            high *= scale * tl.load(norm_weight + D // 2 + half).to(tl.float32)
+        position = tl.load(positions + row).to(tl.int64)
+        cosine = tl.load(cosines + position * (D // 2) + half)
+        sine = tl.load(sines + position * (D // 2) + half)
+        low, high = low * cosine - high * sine, high * cosine + low * sine
+    cell = tl.load(cells + row).to(tl.int64)
+    if head < Q:
+        to = query + (row * Q + head) * D + half
+    else:
+        to = pool + cell * cell_size + (head - Q) * D + half
+    tl.store(to, low.to(query.dtype.element_ty))
+    tl.store(to + D // 2, high.to(query.dtype.element_ty))
+
+
+@triton.jit
+def learn_trunks(numbers, trunks, BLOCK: tl.constexpr):
+    """Write the cells that joined trunks: numbers[0] of them, their places in `trunks` from numbers[1] on, then the cells."""
+    _begin()
+    count, places = tl.load(numbers), numbers + tl.load(numbers + 1)
+    for start in range(tl.program_id(0) * BLOCK, count, tl.num_programs(0) * BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        is_one = at < count
+        tl.store(trunks + tl.load(places + at, mask=is_one, other=0), tl.load(places + count + at, mask=is_one), mask=is_one)
+
+
+@triton.jit
+def attend(
+    query, pool, trunks, numbers, items, lineages, totals, peaks, scale, trunk_stride, num_rows, cell_size,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARE: tl.constexpr, SPLITS: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """One program an item (nodes of one session), key-value head and share: the first share is the tree region, each other SHARE columns of
+    the trunk. So what a node's attention adds up, and in which order, does not hang on who else is in the pass.
+
+    items [., 6]: the session's row of `trunks`, first node, number of nodes (0: nothing to do), trunk length, where in `numbers` the cells
+    of its tree region begin, and how many they are. Bit c % 32 of lineages[c // 32, node]: the node sees column c of the tree region. Rows
+    are the item's nodes by the G query heads. To totals [SPLITS, M, Q, D] the weighted sums of values, to peaks [2, SPLITS, M, Q] greatest
+    score and sum of weights."""
+    _begin()
+    item, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    G: tl.constexpr = Q // H
+    count = tl.load(items + item * 6 + 2)
+    if count == 0:
+        return
+    slot = tl.load(items + item * 6).to(tl.int64)
+    first = tl.load(items + item * 6 + 1)
+    trunk_length = tl.load(items + item * 6 + 3)
+    tree_cells = numbers + tl.load(items + item * 6 + 4)
+    tree_length = tl.load(items + item * 6 + 5)
+
+    rows = tl.arange(0, ROWS)
+    is_row = rows // G < count
+    node = tl.minimum(first + rows // G, num_rows - 1)
+    query_head = head * G + rows % G
+    width = tl.arange(0, D)
+    queries = tl.load(query + (node * Q + query_head)[:, None] * D + width[None, :])
+    peak = tl.full([ROWS], NEVER, tl.float32)
+    weight = tl.zeros([ROWS], tl.float32)
+    total = tl.zeros([ROWS, D], tl.float32)
+    keys, values = pool + head * D, pool + (H + head) * D
+
+    if split == 0:
+        for start in range(0, tree_length, 32):
+            bit = tl.arange(0, 32)
+            is_column = start + bit < tree_length
+            cell = tl.load(tree_cells + start + bit, mask=is_column, other=0).to(tl.int64) * cell_size
+            key = tl.load(keys + cell[None, :] + width[:, None], mask=is_column[None, :], other=0.0)
+            value = tl.load(values + cell[:, None] + width[None, :], mask=is_column[:, None], other=0.0)
+            word = tl.load(lineages + (start // 32) * num_rows + node)
+            is_seen = ((word[:, None] >> bit[None, :]) & 1 == 1) & is_row[:, None] & is_column[None, :]
+            peak, weight, total = _gather(queries, key, value, is_seen, scale, peak, weight, total)
+    else:
+        end = tl.minimum(split * SHARE, trunk_length)
+        for start in range((split - 1) * SHARE, end, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            is_column = columns < end
+            cell = tl.load(trunks + slot * trunk_stride + columns, mask=is_column, other=0).to(tl.int64) * cell_size
+            key = tl.load(keys + cell[None, :] + width[:, None], mask=is_column[None, :], other=0.0)
+            value = tl.load(values + cell[:, None] + width[None, :], mask=is_column[:, None], other=0.0)
+            peak, weight, total = _gather(queries, key, value, is_column[None, :], scale, peak, weight, total)
+
+    place = (split * num_rows + node) * Q + query_head
+    tl.store(peaks + place, peak, mask=is_row)
+    tl.store(peaks + SPLITS * num_rows * Q + place, weight, mask=is_row)
+    tl.store(totals + place[:, None].to(tl.int64) * D + width[None, :], total, mask=is_row[:, None])
+
+
+@triton.jit
+def _gather(queries, key, value, is_seen, scale, peak, weight, total):
+    """One block of columns into the running softmax."""
+    scores = tl.where(is_seen, tl.dot(queries, key) * scale, NEVER)
+    new_peak = tl.maximum(peak, tl.max(scores, 1))
+    weights = tl.where(is_seen, tl.exp(scores - new_peak[:, None]), 0.0)
+    fade = tl.exp(peak - new_peak)
+    total = tl.dot(weights.to(value.dtype), value, total * fade[:, None])
+    return new_peak, weight * fade + tl.sum(weights, 1), total
+
+
+@triton.jit
+def join(totals, peaks, out, num_rows, SPLITS: tl.constexpr, Q: tl.constexpr, D: tl.constexpr):
+    """out [M, Q D] = attention over all shares, one after the other. One program a node and query head."""
+    _begin()
+    row, head = tl.program_id(0), tl.program_id(1)
+    width = tl.arange(0, D)
+    peak = NEVER
+    weight = 0.0
+    total = tl.zeros([D], tl.float32)
+    for split in tl.range(0, SPLITS, num_stages=4):
+        place = (split * num_rows + row) * Q + head
+        own_peak = tl.load(peaks + place)
+        own_weight = tl.load(peaks + SPLITS * num_rows * Q + place)
+        own_total = tl.load(totals + place.to(tl.int64) * D + width)
+        new_peak = tl.maximum(peak, own_peak)
+        fade, own_fade = tl.exp(peak - new_peak), tl.exp(own_peak - new_peak)
+        weight = weight * fade + own_weight * own_fade
+        total = total * fade + own_total * own_fade
+        peak = new_peak
+    tl.store(out + (row * Q + head) * D + width, (total / weight).to(out.dtype.element_ty))

@@ -1,0 +1,121 @@
+"""What a graph is made for, and what one pass tells it: sizes rounded up to buckets, and one row of numbers.
+
+M nodes of the bucket.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_core.engine.runner import Work
+
+LEAST_NODES = 16
+"""The smallest bucket: matrix units multiply no fewer."""
+MAX_ROWS = 64
+"""Of one of attention's items: nodes by query heads."""
+SHARE = 128
+"""Keys of a trunk that one program of attention looks at."""
+HEADER = 2
+"""Numbers before all others: how many cells joined trunks, and where they are listed."""
+PER_NODE = 4
+"""Token, position, cell, and the rows that want logits."""
+ITEM = 6
+"""Numbers that describe one of attention's items."""
+
+
+class PassShape(NamedTuple):
+    """Passes of one shape are replays of one graph."""
+
+    num_nodes: int
+    nodes_per_item: int
+    num_items: int
+    num_splits: int
+    """The tree region, and shares of a trunk."""
+    num_rows: int
+    """That want logits; 0 for none."""
+
+
+def pass_shape(work: Work, group: int) -> PassShape:
+    """`group` query heads to a key-value head."""
+    nodes_per_item = min(power_of_two(max(work.num_new)), floor_power_of_two(max(1, MAX_ROWS // group)))
+    num_items = power_of_two(sum(-(-new // nodes_per_item) for new in work.num_new))
+    longest = max(len(session.trunk) for session in work.sessions)
+    return PassShape(
+        max(LEAST_NODES, power_of_two(len(work.tokens))),
+        nodes_per_item,
+        num_items,
+        1 + (power_of_two(-(-longest // SHARE)) if longest else 0),
+        max(LEAST_NODES, power_of_two(len(work.kept))) if work.kept else 0,
+    )
+
+
+def num_numbers(num_cells: int) -> int:
+    """More than a pass can need over a pool of so many cells."""
+    return 2**19 + 3 * num_cells
+
+
+class Table(NamedTuple):
+    """The trunks' cells as the device knows them, [slots, stride]. By session of the pass."""
+
+    slots: Sequence[int]
+    known: Sequence[int]
+    """How much of its trunk is there."""
+    stride: int
+
+
+def write_numbers(room: NDArray[np.int32], work: Work, shape: PassShape, table: Table, spare_cell: int) -> int:
+    """Fill `room` with a pass's numbers and return how many they are: header, by node [4, M], items [I, 6], lineages [words, M] (bit c % 32
+    of lineages[c // 32, node]: the node sees column c of its tree region), cells of all tree regions, and what joined trunks: places, then
+    cells. Padding nodes write to the spare cell, which is nobody's."""
+    num_nodes, num_tokens = shape.num_nodes, len(work.tokens)
+    words = max(len(session.tree) for session in work.sessions) // 32 + 1
+    by_node = room[HEADER : HEADER + PER_NODE * num_nodes].reshape(PER_NODE, num_nodes)
+    end = HEADER + by_node.size
+    items = room[end : end + ITEM * shape.num_items].reshape(-1, ITEM)
+    end += items.size
+    lineages = room[end : end + words * num_nodes].reshape(words, num_nodes)
+    end += lineages.size
+    by_node[:2, num_tokens:] = 0
+    by_node[2] = spare_cell
+    by_node[3] = 0
+    by_node[0, :num_tokens], by_node[1, :num_tokens], by_node[3, : len(work.kept)] = work.tokens, work.positions, work.kept
+    items[:] = 0
+    lineages[:, num_tokens:] = 0
+    first = item = 0
+    places: list[NDArray[np.int32]] = []
+    joined = array("q")
+    for session, new, slot, old_length in zip(work.sessions, work.num_new, table.slots, table.known, strict=True):
+        length, num_tree = len(session.trunk), len(session.tree)
+        for start in range(0, new, shape.nodes_per_item):
+            items[item] = slot, first + start, min(shape.nodes_per_item, new - start), length, end, num_tree
+            item += 1
+        by_node[2, first : first + new] = session.tree[-new:]
+        seen = b"".join(lineage.to_bytes(4 * words, "little") for lineage in session.lineages[-new:])
+        lineages[:, first : first + new] = np.frombuffer(seen, dtype="<i4").reshape(new, words).T
+        room[end : end + num_tree] = session.tree
+        if old_length < length:
+            places.append(np.arange(slot * table.stride + old_length, slot * table.stride + length, dtype=np.int32))
+            joined.extend(session.trunk[old_length:])
+        first += new
+        end += num_tree
+    num_joined = len(joined)
+    room[:HEADER] = num_joined, end
+    if num_joined:
+        room[end : end + num_joined] = np.concatenate(places)
+        room[end + num_joined : end + 2 * num_joined] = joined
+    return end + 2 * num_joined
+
+
+def power_of_two(n: int) -> int:
+    """The least that is no smaller."""
+    return 1 << (n - 1).bit_length()
+
+
+def floor_power_of_two(n: int) -> int:
+    """The greatest that is no greater."""
+    return 1 << (n.bit_length() - 1)

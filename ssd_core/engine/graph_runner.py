@@ -1,0 +1,343 @@
+"""The fast path on CUDA for the Qwen3 and Llama families: few kernels a layer, replayed as one CUDA graph.
+
+A graph is fixed, so passes are padded to buckets: of nodes, of attention's items, and of rows that want logits. What differs from pass to
+pass lies in buffers that the graph reads. Where a session's trunk lies is kept on the device and only added to.
+
+Shapes: M nodes of the bucket; V vocabulary; the rest as in `cuda_kernels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import nn
+from transformers import PreTrainedModel
+
+from ssd_core.engine import cuda_kernels as kernels
+from ssd_core.engine import products
+from ssd_core.engine.graph_inputs import (
+    HEADER,
+    ITEM,
+    LEAST_NODES,
+    PER_NODE,
+    SHARE,
+    PassShape,
+    Table,
+    num_numbers,
+    pass_shape,
+    write_numbers,
+)
+from ssd_core.engine.lean import can_be_lean, take
+from ssd_core.engine.runner import Work
+from ssd_core.errors import CapacityError
+
+NUM_SLOTS = 256
+"""Sessions at a time."""
+COLUMNS = 64
+"""Keys at once."""
+
+
+def can_be_graphed(model: PreTrainedModel) -> bool:
+    """Whether GraphRunner computes this model's function."""
+    if model.dtype not in (torch.bfloat16, torch.float16) or not can_be_lean(model):
+        return False
+    config: Any = model.config
+    decoder: Any = model.model
+    has_bias = any(getattr(module, "bias", None) is not None for module in model.modules() if isinstance(module, nn.Linear))
+    has_windows = any(getattr(layer.self_attn, "sliding_window", None) for layer in decoder.layers)
+    widths = (config.hidden_size, config.intermediate_size)
+    return not (has_bias or has_windows) and config.head_dim in (32, 64, 128, 256) and all(w % products.LEAST_INPUTS == 0 for w in widths)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    attention_norm: torch.Tensor
+    query_key_value: torch.Tensor
+    """[(Q + 2 H) D, C]"""
+    query_norm: torch.Tensor | None
+    key_norm: torch.Tensor | None
+    out: torch.Tensor
+    mlp_norm: torch.Tensor
+    gate_up: torch.Tensor
+    """[2 I, C], interleaved."""
+    down: torch.Tensor
+
+
+class Buffers:
+    """What the graphs of one bucket of nodes read and write."""
+
+    def __init__(self, runner: GraphRunner, num_nodes: int) -> None:
+        empty = partial(torch.empty, device=runner.device)
+        sizes, dtype = runner.sizes, runner.dtype
+        self.residual = empty(num_nodes, sizes.C, dtype=torch.float32)
+        self.normed = empty(num_nodes, sizes.C, dtype=dtype)
+        self.query = empty(num_nodes, sizes.Q * sizes.D, dtype=dtype)
+        self.attended = empty(num_nodes, sizes.Q * sizes.D, dtype=dtype)
+        self.inner = empty(num_nodes, sizes.I, dtype=dtype)
+        self.query_key_value = products.parts_of(self.normed, (sizes.Q + 2 * sizes.H) * sizes.D)
+        self.out = products.parts_of(self.attended, sizes.C)
+        self.down = products.parts_of(self.inner, sizes.C)
+
+
+class Sizes(NamedTuple):
+    Q: int
+    H: int
+    D: int
+    C: int
+    I: int  # noqa: E741
+    V: int
+
+
+class GraphRunner:
+    """See Runner. Takes the weights out of `model` layer by layer: only a shell of it remains.
+
+    On a CPU, under Triton's interpreter, it runs without graphs: that is for tests."""
+
+    def __init__(self, model: Any, pools: Sequence[torch.Tensor], max_position: int) -> None:
+        """pools: by layer, [cells + 1, W]; the last cell is nobody's, for padding to write to."""
+        assert can_be_graphed(model), type(model)
+        config, decoder = model.config, model.model
+        self.device, self.dtype = model.device, model.dtype
+        self.sizes = Sizes(
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            config.hidden_size,
+            config.intermediate_size,
+            config.vocab_size,
+        )
+        self._eps: float = config.rms_norm_eps
+        self.scaling: float = decoder.layers[0].self_attn.scaling
+        self._pools = pools
+        self._embedding: torch.Tensor = decoder.embed_tokens.weight.detach()
+        rotary = decoder.rotary_emb
+        angles = torch.arange(max_position, device=self.device).float()[:, None] * rotary.inv_freq.float()
+        self._cosines, self._sines = angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
+        self._layers = [_take_layer(layer) for layer in decoder.layers]
+        self._norm = decoder.norm.weight.detach()
+        self._head: torch.Tensor = take(model, "lm_head").weight.detach()
+        self.trunks = torch.zeros(NUM_SLOTS, max_position, dtype=torch.int32, device=self.device)
+        size, is_cuda = num_numbers(len(pools[0])), self.device.type == "cuda"
+        self._room = torch.zeros(size, dtype=torch.int32, pin_memory=is_cuda)
+        self.numbers = torch.zeros(size, dtype=torch.int32, device=self.device)
+        self._told = torch.cuda.Event() if is_cuda else None
+        self._free_slots = list(range(NUM_SLOTS))
+        self._slots: dict[str, int] = {}
+        self._known: dict[str, int] = {}
+        """Of each session: how much of its trunk the device knows."""
+        self._buffers: dict[int, Buffers] = {}
+        self._graphs: dict[PassShape, torch.cuda.CUDAGraph] = {}
+        self.newest: torch.cuda.CUDAGraph | None = None
+        """Of the last pass, to be timed by itself."""
+        self._logits: dict[int, torch.Tensor] = {}
+        self._shares: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    # ------------------------------------------------------------ sessions
+
+    def open(self, session_id: str) -> None:
+        if not self._free_slots:
+            raise CapacityError(f"session {session_id}: {NUM_SLOTS} sessions are open")
+        self._slots[session_id] = self._free_slots.pop()
+        self._known[session_id] = 0
+
+    def close(self, session_id: str) -> None:
+        self._free_slots.append(self._slots.pop(session_id))
+        del self._known[session_id]
+
+    # ------------------------------------------------------------ a pass
+
+    @torch.inference_mode()
+    def run(self, work: Work) -> torch.Tensor:
+        shape = pass_shape(work, self.sizes.Q // self.sizes.H)
+        self._tell(work, shape)
+        if self.device.type == "cuda":
+            self.newest = self._graph(shape)
+            self.newest.replay()
+        else:
+            self._launch(shape)
+        return self._logits_of(shape)[: len(work.kept)]
+
+    def _tell(self, work: Work, shape: PassShape) -> None:
+        """Bring the pass's numbers to the device, in one copy."""
+        if self._told is not None:
+            self._told.synchronize()  # the last copy has left the room
+        ids = [session.session_id for session in work.sessions]
+        table = Table([self._slots[i] for i in ids], [self._known[i] for i in ids], self.trunks.shape[1])
+        used = write_numbers(self._room.numpy(), work, shape, table, spare_cell=len(self._pools[0]) - 1)
+        self.numbers[:used].copy_(self._room[:used], non_blocking=True)
+        if self._told is not None:
+            self._told.record()
+        for session in work.sessions:
+            self._known[session.session_id] = len(session.trunk)
+
+    def _graph(self, shape: PassShape) -> torch.cuda.CUDAGraph:
+        if shape not in self._graphs:
+            self._launch(shape)  # compiles
+            torch.cuda.synchronize(self.device)
+            self._graphs[shape] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graphs[shape]):
+                self._launch(shape)
+        return self._graphs[shape]
+
+    # ------------------------------------------------------------ what a graph does
+
+    def _launch(self, shape: PassShape) -> None:
+        num_nodes, sizes, first = shape.num_nodes, self.sizes, self._layers[0]
+        buffers = self._buffers_of(num_nodes)
+        tokens, positions, cells, kept = self.numbers[HEADER : HEADER + PER_NODE * num_nodes].view(PER_NODE, num_nodes)
+        kernels.learn_trunks[(8,)](self.numbers, self.trunks, BLOCK=256, **kernels.OPTIONS)
+        kernels.embed_norm[(num_nodes,)](
+            tokens,
+            self._embedding,
+            buffers.residual,
+            buffers.normed,
+            first.attention_norm,
+            self._eps,
+            sizes.C,
+            BLOCK=triton.next_power_of_2(sizes.C),
+            **kernels.OPTIONS,
+        )
+        norms = [*(layer.attention_norm for layer in self._layers[1:]), self._norm]
+        attend = _Attention(self, buffers, shape)
+        for layer, pool, next_norm in zip(self._layers, self._pools, norms, strict=True):
+            products.multiply(buffers.normed, layer.query_key_value, buffers.query_key_value)
+            kernels.turn_and_store[(num_nodes, sizes.Q + 2 * sizes.H)](
+                buffers.query_key_value,
+                buffers.query,
+                pool,
+                cells,
+                positions,
+                self._cosines,
+                self._sines,
+                layer.query_norm,
+                layer.key_norm,
+                self._eps,
+                num_nodes,
+                pool.shape[1],
+                PARTS=len(buffers.query_key_value),
+                Q=sizes.Q,
+                H=sizes.H,
+                D=sizes.D,
+                HAS_NORM=layer.query_norm is not None,
+                num_warps=1,
+                **kernels.OPTIONS,
+            )
+            attend(pool)
+            products.multiply(buffers.attended, layer.out, buffers.out)
+            self._add_norm(buffers.out, buffers, layer.mlp_norm)
+            products.multiply_gated(buffers.normed, layer.gate_up, buffers.inner)
+            products.multiply(buffers.inner, layer.down, buffers.down)
+            self._add_norm(buffers.down, buffers, next_norm)
+        if shape.num_rows:
+            rows = buffers.normed.index_select(0, kept[: shape.num_rows])
+            products.multiply(rows, self._head, self._logits_of(shape)[None])
+
+    def _add_norm(self, parts: torch.Tensor, buffers: Buffers, norm: torch.Tensor) -> None:
+        num_nodes, width = buffers.normed.shape
+        kernels.add_norm[(num_nodes,)](
+            parts,
+            buffers.residual,
+            buffers.normed,
+            norm,
+            self._eps,
+            num_nodes,
+            width,
+            PARTS=len(parts),
+            BLOCK=triton.next_power_of_2(width),
+            **kernels.OPTIONS,
+        )
+
+    def _logits_of(self, shape: PassShape) -> torch.Tensor:
+        """[R, V]"""
+        if shape.num_rows not in self._logits:
+            self._logits[shape.num_rows] = torch.empty(shape.num_rows, self.sizes.V, dtype=torch.float32, device=self.device)
+        return self._logits[shape.num_rows]
+
+    def partial_attention(self, splits: int, num_nodes: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where attention leaves the shares of a pass: weighted sums [splits, M, Q, D], and peaks and weights [2, splits, M, Q]."""
+        size = splits * num_nodes * self.sizes.Q
+        if size not in self._shares:
+            self._shares[size] = (
+                torch.empty(size * self.sizes.D, dtype=torch.float32, device=self.device),
+                torch.empty(2 * size, dtype=torch.float32, device=self.device),
+            )
+        return self._shares[size]
+
+    def _buffers_of(self, num_nodes: int) -> Buffers:
+        if num_nodes not in self._buffers:
+            self._buffers[num_nodes] = Buffers(self, num_nodes)
+        return self._buffers[num_nodes]
+
+
+class _Attention:
+    """Attention of one pass, the same for every layer but for its pool."""
+
+    def __init__(self, runner: GraphRunner, buffers: Buffers, shape: PassShape) -> None:
+        self._runner, self._buffers, self._shape = runner, buffers, shape
+        begin = HEADER + PER_NODE * shape.num_nodes
+        self._items = runner.numbers[begin:]
+        self._lineages = runner.numbers[begin + ITEM * shape.num_items :]
+        self._rows = max(LEAST_NODES, shape.nodes_per_item * triton.next_power_of_2(runner.sizes.Q // runner.sizes.H))
+        self._totals, self._peaks = runner.partial_attention(shape.num_splits, shape.num_nodes)
+
+    def __call__(self, pool: torch.Tensor) -> None:
+        runner, sizes, shape = self._runner, self._runner.sizes, self._shape
+        kernels.attend[(shape.num_items, sizes.H, shape.num_splits)](
+            self._buffers.query,
+            pool,
+            runner.trunks,
+            runner.numbers,
+            self._items,
+            self._lineages,
+            self._totals,
+            self._peaks,
+            runner.scaling,
+            runner.trunks.shape[1],
+            shape.num_nodes,
+            pool.shape[1],
+            ROWS=self._rows,
+            COLUMNS=COLUMNS,
+            SHARE=SHARE,
+            SPLITS=shape.num_splits,
+            Q=sizes.Q,
+            H=sizes.H,
+            D=sizes.D,
+            num_warps=4,
+            num_stages=2,
+            **kernels.OPTIONS,
+        )
+        kernels.join[(shape.num_nodes, sizes.Q)](
+            self._totals,
+            self._peaks,
+            self._buffers.attended,
+            shape.num_nodes,
+            SPLITS=shape.num_splits,
+            Q=sizes.Q,
+            D=sizes.D,
+            num_warps=1,
+            **kernels.OPTIONS,
+        )
+
+
+def _take_layer(layer: Any) -> Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return Layer(
+        attention_norm=layer.input_layernorm.weight.detach(),
+        query_key_value=_rows(attention, "q_proj", "k_proj", "v_proj"),
+        query_norm=attention.q_norm.weight.detach() if hasattr(attention, "q_norm") else None,
+        key_norm=attention.k_norm.weight.detach() if hasattr(attention, "k_norm") else None,
+        out=_rows(attention, "o_proj"),
+        mlp_norm=layer.post_attention_layernorm.weight.detach(),
+        gate_up=products.interleaved(_rows(mlp, "gate_proj"), _rows(mlp, "up_proj")),
+        down=_rows(mlp, "down_proj"),
+    )
+
+
+def _rows(parent: Any, *names: str) -> torch.Tensor:
+    weights = [take(parent, name).weight.detach() for name in names]
+    return torch.cat(weights) if len(weights) > 1 else weights[0].contiguous()

@@ -1,0 +1,168 @@
+"""The fast path gives the plain path's logits. Without a GPU its kernels run in Triton's interpreter."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from ssd_core.engine import graph_inputs, graph_runner, products, torch_engine
+from ssd_core.engine.base import TRUNK_END, Part
+from ssd_core.engine.eager_runner import EagerRunner
+from ssd_core.engine.graph_runner import GraphRunner
+from ssd_core.engine.torch_engine import TorchEngine
+from ssd_core.errors import CapacityError
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+VOCAB = 80
+SHAPE = {
+    "vocab_size": VOCAB, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    "intermediate_size": 96, "max_position_embeddings": 512, "initializer_range": 0.1,
+}  # fmt: skip
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "qwen3": Qwen3Config(**SHAPE, tie_word_embeddings=True),
+    "llama": LlamaConfig(**SHAPE, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
+}
+families = pytest.mark.parametrize("name", CONFIGS)
+
+
+def new_model(name: str, dtype: torch.dtype = torch.float16) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name]), dtype=dtype).eval().to(DEVICE)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model
+
+
+def engines(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[TorchEngine, TorchEngine]:
+    """The same model on the fast path and on the plain one."""
+    model = new_model(name)
+    monkeypatch.setattr(torch_engine, "has_fast_path", lambda device: False)
+    plain = TorchEngine(copy.deepcopy(model), 2**19)
+    monkeypatch.setattr(torch_engine, "has_fast_path", lambda device: True)
+    monkeypatch.setattr(products, "PROGRAMS", 8)  # the interpreter runs them one after the other
+    fast = TorchEngine(model, 2**19)
+    assert isinstance(fast._runner, GraphRunner) and isinstance(plain._runner, EagerRunner)
+    return fast, plain
+
+
+def assert_alike(fast: torch.Tensor, plain: torch.Tensor) -> None:
+    assert fast.shape == plain.shape
+    assert torch.linalg.vector_norm(fast - plain) <= 5e-3 * torch.linalg.vector_norm(plain)
+
+
+def run(engine: TorchEngine, parts: list[Part]) -> torch.Tensor:
+    return engine.evaluate(parts).clone()
+
+
+@families
+def test_whatever_sessions_do_the_logits_are_the_plain_paths(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts in chunks, trees grown in steps over several sessions, advances, survivors, sessions that end and others that come."""
+    randomness = random.Random(1)
+    fast, plain = engines(name, monkeypatch)
+    nodes: dict[str, int] = {}
+    for round_number in range(9):
+        if len(nodes) < 3:
+            session = f"s{round_number}"
+            nodes[session] = 0
+            for engine in (fast, plain):
+                engine.open(session, 120)
+            prompt = [randomness.randrange(VOCAB) for _ in range(randomness.choice([1, 3, 11, 20]))]
+            part = Part(session, prompt, range(TRUNK_END, len(prompt) - 1), logits_from=len(prompt) - 1)
+            assert_alike(run(fast, [part]), run(plain, [part]))
+            for engine in (fast, plain):
+                engine.advance(session, range(len(prompt)))
+        parts = []
+        for session in list(nodes):
+            count = randomness.randrange(1, 6)
+            held = nodes[session]
+            parents = [randomness.randrange(TRUNK_END, held + i) for i in range(count)]
+            parts.append(Part(session, [randomness.randrange(VOCAB) for _ in range(count)], parents, randomness.choice([0, 0, count])))
+            nodes[session] += count
+        assert_alike(run(fast, parts), run(plain, parts))
+        for session in list(nodes):
+            if nodes[session] > 8:
+                parents = plain._cells[session].parents
+                children = [node for node, parent in enumerate(parents) if parent == TRUNK_END]
+                path = [randomness.choice(children)]
+                survivors = [node for node, parent in enumerate(parents) if parent == path[0]]
+                for engine in (fast, plain):
+                    engine.advance(session, path, survivors)
+                nodes[session] = len(survivors)
+            elif randomness.random() < 0.1:
+                del nodes[session]
+                for engine in (fast, plain):
+                    engine.close(session)
+        fast.check_integrity()
+
+
+def test_a_long_trunk_is_shared_out_and_a_wide_tree_takes_several_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_inputs, "MAX_ROWS", 16)
+    monkeypatch.setattr(graph_inputs, "SHARE", 32)
+    monkeypatch.setattr(graph_runner, "SHARE", 32)
+    monkeypatch.setattr(graph_runner, "COLUMNS", 16)
+    fast, plain = engines("qwen3", monkeypatch)
+    prompt = [(7 * i + 3) % VOCAB for i in range(70)]
+    tree = [Part("a", [1 + i for i in range(20)], [i // 2 - 1 for i in range(20)])]
+    for engine in (fast, plain):
+        engine.open("a", 120)
+        engine.evaluate([Part("a", prompt, range(TRUNK_END, 69), logits_from=70)])
+        engine.advance("a", range(70))
+    assert_alike(run(fast, tree), run(plain, tree))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: the interpreter's sums hang on the size of a product")
+def test_a_nodes_logits_are_the_same_whoever_else_is_in_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, _ = engines("qwen3", monkeypatch)
+    for session, length in (("a", 9), ("b", 20)):
+        fast.open(session, 64)
+        fast.evaluate([Part(session, range(3, 3 + length), range(TRUNK_END, length - 1), logits_from=length)])
+        fast.advance(session, range(length))
+    alone = run(fast, [Part("a", [5], [TRUNK_END])])
+    fast.advance("a", [], [])
+    chain = run(fast, [Part("b", range(12), range(TRUNK_END, 11)), Part("a", range(5, 14), range(TRUNK_END, 8))])
+    assert torch.equal(chain[12], alone[0])
+
+
+def test_products_of_many_rows_go_through_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "MAX_STREAMED", 8)
+    fast, plain = engines("llama", monkeypatch)
+    part = Part("a", list(range(20)), range(TRUNK_END, 19))
+    for engine in (fast, plain):
+        engine.open("a", 64)
+    assert_alike(run(fast, [part]), run(plain, [part]))
+
+
+def test_more_sessions_than_it_has_slots_for_are_refused_and_hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_runner, "NUM_SLOTS", 2)
+    fast, _ = engines("qwen3", monkeypatch)
+    fast.open("a", 8)
+    fast.open("b", 8)
+    free = fast.num_free_cells
+    with pytest.raises(CapacityError, match="2 sessions"):
+        fast.open("c", 8)
+    assert fast.num_free_cells == free
+    fast.close("a")
+    fast.open("c", 8)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@families
+def test_in_bfloat16_a_graph_replays_with_new_inputs(name: str) -> None:
+    model = new_model(name, torch.bfloat16)
+    expected = copy.deepcopy(model)
+    engine = TorchEngine(model, 2**20)
+    assert isinstance(engine._runner, GraphRunner)
+    for i in range(4):
+        prompt = [(5 * j + i) % VOCAB for j in range(40)]
+        engine.open("a", 64)
+        logits = engine.evaluate([Part("a", prompt, range(TRUNK_END, 39))]).clone()
+        engine.close("a")
+        own = expected(torch.tensor([prompt], device=DEVICE), use_cache=False).logits[0].float()
+        assert torch.linalg.vector_norm(logits - own) / torch.linalg.vector_norm(own) < 2e-2
