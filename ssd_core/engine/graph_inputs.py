@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_core.engine.products import MAX_STREAMED
 from ssd_core.engine.runner import Work
 
 LEAST_NODES = 16
@@ -19,7 +20,9 @@ LEAST_NODES = 16
 MAX_ROWS = 64
 """Of one of attention's items: nodes by query heads."""
 SHARE = 128
-"""Keys of a trunk that one program of attention looks at."""
+"""Keys of a trunk that one program of attention looks at, ..."""
+MORE_SHARE = 32
+"""... times nodes over this in passes so large that the library multiplies: what shares leave is to fit in memory."""
 HEADER = 2
 """Numbers before all others: how many cells joined trunks, and where they are listed."""
 PER_NODE = 4
@@ -34,8 +37,10 @@ class PassShape(NamedTuple):
     num_nodes: int
     nodes_per_item: int
     num_items: int
+    share: int
+    """Keys of a trunk that one program of attention looks at."""
     num_splits: int
-    """The tree region, and shares of a trunk."""
+    """The tree region, and shares of the longest trunk."""
     num_rows: int
     """That want logits; 0 for none."""
 
@@ -44,12 +49,15 @@ def pass_shape(work: Work, group: int) -> PassShape:
     """`group` query heads to a key-value head."""
     nodes_per_item = min(power_of_two(max(work.num_new)), floor_power_of_two(max(1, MAX_ROWS // group)))
     num_items = power_of_two(sum(-(-new // nodes_per_item) for new in work.num_new))
+    num_nodes = max(LEAST_NODES, power_of_two(len(work.tokens)))
+    share = SHARE if num_nodes <= MAX_STREAMED else SHARE * num_nodes // MORE_SHARE
     longest = max(len(session.trunk) for session in work.sessions)
     return PassShape(
-        max(LEAST_NODES, power_of_two(len(work.tokens))),
+        num_nodes,
         nodes_per_item,
         num_items,
-        1 + (power_of_two(-(-longest // SHARE)) if longest else 0),
+        share,
+        1 + (power_of_two(-(-longest // share)) if longest else 0),
         max(LEAST_NODES, power_of_two(len(work.kept))) if work.kept else 0,
     )
 

@@ -9,6 +9,7 @@ Shapes: M nodes of the bucket; V vocabulary; the rest as in `cuda_kernels`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,7 +26,6 @@ from ssd_core.engine.graph_inputs import (
     ITEM,
     LEAST_NODES,
     PER_NODE,
-    SHARE,
     PassShape,
     Table,
     num_numbers,
@@ -126,6 +126,7 @@ class GraphRunner:
         self._room = torch.zeros(size, dtype=torch.int32, pin_memory=is_cuda)
         self.numbers = torch.zeros(size, dtype=torch.int32, device=self.device)
         self._told = torch.cuda.Event() if is_cuda else None
+        self._on_device = torch.cuda.device(self.device) if is_cuda else nullcontext()
         self._free_slots = list(range(NUM_SLOTS))
         self._slots: dict[str, int] = {}
         self._known: dict[str, int] = {}
@@ -154,13 +155,14 @@ class GraphRunner:
     @torch.inference_mode()
     def run(self, work: Work) -> torch.Tensor:
         shape = pass_shape(work, self.sizes.Q // self.sizes.H)
-        self._tell(work, shape)
-        if self.device.type == "cuda":
-            self.newest = self._graph(shape)
-            self.newest.replay()
-        else:
-            self._launch(shape)
-        return self._logits_of(shape)[: len(work.kept)]
+        with self._on_device:
+            self._tell(work, shape)
+            if self.device.type == "cuda":
+                self.newest = self._graph(shape)
+                self.newest.replay()
+            else:
+                self._launch(shape)
+            return self._logits_of(shape)[: len(work.kept)]
 
     def _tell(self, work: Work, shape: PassShape) -> None:
         """Bring the pass's numbers to the device, in one copy."""
@@ -180,7 +182,7 @@ class GraphRunner:
             self._launch(shape)  # compiles
             torch.cuda.synchronize(self.device)
             self._graphs[shape] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graphs[shape]):
+            with torch.cuda.graph(self._graphs[shape], capture_error_mode="thread_local"):  # other threads may be at work
                 self._launch(shape)
         return self._graphs[shape]
 
@@ -302,7 +304,7 @@ class _Attention:
             pool.shape[1],
             ROWS=self._rows,
             COLUMNS=COLUMNS,
-            SHARE=SHARE,
+            SHARE=shape.share,
             SPLITS=shape.num_splits,
             Q=sizes.Q,
             H=sizes.H,

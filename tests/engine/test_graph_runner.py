@@ -105,7 +105,6 @@ def test_whatever_sessions_do_the_logits_are_the_plain_paths(name: str, monkeypa
 def test_a_long_trunk_is_shared_out_and_a_wide_tree_takes_several_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_inputs, "MAX_ROWS", 16)
     monkeypatch.setattr(graph_inputs, "SHARE", 32)
-    monkeypatch.setattr(graph_runner, "SHARE", 32)
     monkeypatch.setattr(graph_runner, "COLUMNS", 16)
     fast, plain = engines("qwen3", monkeypatch)
     prompt = [(7 * i + 3) % VOCAB for i in range(70)]
@@ -131,12 +130,18 @@ def test_a_nodes_logits_are_the_same_whoever_else_is_in_the_pass(monkeypatch: py
 
 
 def test_products_of_many_rows_go_through_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "MAX_STREAMED", 8)
+    for module in (products, graph_inputs):
+        monkeypatch.setattr(module, "MAX_STREAMED", 8)
+    monkeypatch.setattr(graph_inputs, "SHARE", 16)
+    monkeypatch.setattr(graph_runner, "COLUMNS", 16)
     fast, plain = engines("llama", monkeypatch)
-    part = Part("a", list(range(20)), range(TRUNK_END, 19))
+    chunk = Part("a", range(20), range(TRUNK_END, 19))
     for engine in (fast, plain):
         engine.open("a", 64)
-    assert_alike(run(fast, [part]), run(plain, [part]))
+    assert_alike(run(fast, [chunk]), run(plain, [chunk]))
+    for engine in (fast, plain):
+        engine.advance("a", range(20))
+    assert_alike(run(fast, [chunk]), run(plain, [chunk]))
 
 
 def test_more_sessions_than_it_has_slots_for_are_refused_and_hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
