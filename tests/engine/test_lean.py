@@ -67,7 +67,7 @@ def test_the_lean_forward_gives_the_plain_forwards_logits(name: str, monkeypatch
     lean = TorchEngine(new_model(name), 2**20)
     monkeypatch.setattr(torch_engine, "can_be_lean", lambda model: False)
     plain = TorchEngine(new_model(name), 2**20)
-    assert (type(lean._forward), type(plain._forward)) == (LeanForward, PlainForward)
+    assert (type(lean._runner._forward), type(plain._runner._forward)) == (LeanForward, PlainForward)
     torch.testing.assert_close(evaluate_all(lean), evaluate_all(plain), rtol=1e-4, atol=1e-4)
 
 
@@ -87,7 +87,7 @@ def test_of_the_models_own_matrices_only_the_embedding_remains() -> None:
 
 
 def test_in_bfloat16_it_passes_the_comparison_with_the_models_own_logits() -> None:
-    assert isinstance(TorchEngine(new_model("qwen3").bfloat16(), 2**20)._forward, LeanForward)
+    assert isinstance(TorchEngine(new_model("qwen3").bfloat16(), 2**20)._runner._forward, LeanForward)
 
 
 def test_only_models_whose_function_it_computes_are_taken() -> None:

@@ -153,7 +153,7 @@ def test_a_session_with_nan_in_its_cells_does_not_touch_its_neighbours() -> None
     engine = new_engine("llama")
     prefill(engine, "sick", PROMPT)
     prefill(engine, "well", PROMPT[:4])
-    engine._pools[0][engine._cells["sick"].trunk[0]] = torch.nan
+    engine._runner._pools[0][engine._cells["sick"].trunk[0]] = torch.nan
     logits = engine.evaluate([Part("sick", [1, 2], [TRUNK_END, 0]), Part("well", [4], [TRUNK_END])])
     assert logits[:2].isnan().all()
     assert_stock("llama", logits[2:], [[*PROMPT[:4], 4]])
