@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.affinity import ReplicaLoad, ranked
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from deployments.engines import load_engine, load_tokenizer
-from ssd_core.config import EngineConfig
+from ssd_core.config import EngineConfig, SpeculationConfig
 from ssd_core.generate import Pair
 from ssd_core.types import StepTimes
 from tests.service.on_ray import APP, PROMPT, Heard, Running, eventually, listen, running_service
@@ -33,6 +33,7 @@ CONFIG = ServiceConfig(
     model_name="m",
     target=TargetConfig(engine=EngineConfig(model="fake:target:4"), num_replicas=2, num_cpus=0.5, shutdown_timeout_s=1),
     draft=DraftConfig(engine=EngineConfig(model="fake:draft:1"), num_actors=2, num_cpus=0.5),
+    speculation=SpeculationConfig(self_tuning=False),  # every stream has a draft, whether it pays or not
 )
 
 
@@ -315,7 +316,7 @@ async def test_a_killed_pool_fails_no_request_and_comes_back(service: Running, c
 async def test_a_killed_replica_ends_its_own_streams_only_and_returns(service: Running, client: httpx.AsyncClient, pair: Pair) -> None:
     import ray
 
-    wanted = await spread_evenly(client, cases(pair, 16, 250))
+    wanted = await spread_evenly(client, cases(pair, 16, 400))
     victim = wanted[0].replica
     killer = Once(60, lambda: ray.kill(ray.get_actor(f"SERVE_REPLICA::{APP}#Target#{victim}", namespace="serve")))
     answers = await asyncio.gather(*(case.stream(client, killer) for case in wanted))
