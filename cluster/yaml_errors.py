@@ -1,7 +1,8 @@
-"""YAML in, one line for each mistake out: the file, the field as it is written there, the value, what is wrong."""
+"""YAML or JSON in, one line for each mistake out: the file, the field as it is written there, the value, what is wrong."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -52,6 +53,19 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a mapping is expected at the top, this is a {type(content).__name__}")
+    return content
+
+
+def read_json(path: Path, wanted: str = "a JSON object") -> dict[str, Any]:
+    """The object in a JSON file. Raises ConfigError, which says what was `wanted` where it holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not {wanted}")
     return content
 
 

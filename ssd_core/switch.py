@@ -85,9 +85,10 @@ class Switch:
         pays = self._rates[True].value > MARGIN * self._rates[False].value
         slow, fast = sorted(rate.value for rate in self._rates.values())
         loss = 1.0 - slow / fast if fast else 0.0
-        least_s = FIRST_HOLD_S if pays == self.is_on else 2.0 * self._hold_s
+        has_won = pays == self.is_on
+        least_s = FIRST_HOLD_S if has_won else 2.0 * self._hold_s
         self._hold_s = min(max(least_s, loss * (SETTLE_S + TRIAL_S) / TRIAL_COST), LONGEST_HOLD_S)
-        if pays == self.is_on:
+        if has_won:
             self._is_trial = False
         else:
             self._turn(is_trial=False)

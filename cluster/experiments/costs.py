@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, model_validator
 
-from cluster.yaml_errors import validated
+from cluster.yaml_errors import read_json, validated
 from ssd_core.config import Config
-from ssd_core.errors import ConfigError
 from ssd_core.figures import Positive, Seconds
 from ssd_core.types import StepTimes
 from ssd_core.virtual_time import PassCost
@@ -54,16 +51,3 @@ class Costs(Config):
 def read_costs(path: Path) -> Costs:
     """Raises ConfigError."""
     return validated(Costs, read_json(path), str(path))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file. Raises ConfigError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no object")
-    return content

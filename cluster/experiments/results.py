@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.experiments.costs import Costs, read_json
+from cluster.experiments.costs import Costs
 from cluster.experiments.setting import Setting
-from cluster.yaml_errors import validated
+from cluster.yaml_errors import read_json, validated
 from ssd_core.config import Config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, Field, field_validator
 from cluster.bench.peer import PEERS
 from cluster.bench.service import ServiceFacts
 from cluster.bench.totals import Totals
-from cluster.yaml_errors import validated
+from cluster.yaml_errors import read_json, validated
 from ssd_core.config import PresetName
 from ssd_core.errors import ConfigError
 
@@ -53,15 +52,7 @@ class Run(BaseModel):
 
 def read_run(path: Path) -> Run:
     """Raises ConfigError: a line for each field that is missing or wrong."""
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: not the JSON of a bench")
-    run = validated(Run, content, str(path))
+    run = validated(Run, read_json(path, "the JSON of a bench"), str(path))
     if not run.service.pass_nodes:
         raise ConfigError(f"{path}: service.pass_nodes: the service did not say how long its target's passes take")
     if run.service.num_targets not in (None, 1):

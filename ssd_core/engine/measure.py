@@ -27,7 +27,7 @@ def measure_step_times(engine: Engine, nodes: Sequence[int], context: int, repea
     context = max(1, min(context, room - sizes[-1]))
     engine.open(SESSION_ID, context + sizes[-1])
     try:
-        _fill_trunk(engine, context)
+        fill_trunk(engine, SESSION_ID, context)
         for size in sizes:  # warm up: the first pass of a size may build what later ones reuse
             _time_pass(engine, size)
         rounds = [[_time_pass(engine, size) for size in sizes] for _ in range(repeats)]
@@ -37,11 +37,12 @@ def measure_step_times(engine: Engine, nodes: Sequence[int], context: int, repea
     return StepTimes(nodes=tuple(sizes), seconds=tuple(accumulate(quickest, max)), context=context)
 
 
-def _fill_trunk(engine: Engine, context: int) -> None:
+def fill_trunk(engine: Engine, session_id: str, context: int) -> None:
+    """Give an open session a trunk of so many tokens without meaning."""
     for first in range(0, context, FILL_TOKENS):
         size = min(FILL_TOKENS, context - first)
-        engine.evaluate([Part(SESSION_ID, _tokens(engine, size), range(TRUNK_END, size - 1), logits_from=size)])
-        engine.advance(SESSION_ID, range(size))
+        engine.evaluate([Part(session_id, _tokens(engine, size), range(TRUNK_END, size - 1), logits_from=size)])
+        engine.advance(session_id, range(size))
 
 
 def _time_pass(engine: Engine, size: int) -> float:

@@ -48,8 +48,11 @@ def multiply(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
     """x [M, inputs] times weight [outputs, inputs] to out [parts, M, outputs], whose sum over parts is the product."""
     parts, num_rows, num_outputs = out.shape
     num_inputs = x.shape[1]
+    if num_rows > MAX_STREAMED and out.dtype == x.dtype:
+        torch.mm(x, weight.T, out=out[0])
+        return
     if num_rows > MAX_STREAMED:
-        out[0].copy_(x @ weight.T) if out.dtype != x.dtype else torch.mm(x, weight.T, out=out[0])
+        out[0].copy_(x @ weight.T)
         return
     inputs = _tile_inputs(num_inputs // parts)
     kernels.stream_linear[(cdiv(num_outputs, TILE_OUTPUTS), parts)](

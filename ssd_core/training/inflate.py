@@ -18,7 +18,6 @@ Small letters: the small model's sizes. C hidden, D head width, I inner width, V
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -171,9 +170,3 @@ def _put_rows(room: torch.Tensor, rows: torch.Tensor, channels: int, weight: tor
 
 def _put(room: torch.Tensor, weight: torch.Tensor) -> None:
     room.copy_(weight.to(room.device, room.dtype))
-
-
-def write(small_folder: Path, shape: str, folder: Path, device: str = "cpu") -> None:
-    """The inflated checkpoint, in bfloat16, with the small model's own configuration files beside it."""
-    small = AutoModelForCausalLM.from_pretrained(small_folder, dtype=torch.bfloat16)
-    inflate(small, shape_config(small.config, shape), device).save_pretrained(folder)

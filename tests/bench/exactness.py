@@ -10,11 +10,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-import torch
-from transformers import AutoModelForCausalLM
-
 from cluster.bench.workload import held_out_prompts
-from ssd_core.engine.loader import load_tokenizer, resolve
+from ssd_core.config import EngineConfig
+from ssd_core.engine.loader import load_model, load_tokenizer
 from ssd_core.engine.measure import measure_step_times
 from ssd_core.engine.torch_engine import TorchEngine
 from ssd_core.generate import Pair
@@ -22,7 +20,7 @@ from ssd_core.training.inflate import SHAPES, inflate, shape_config
 
 
 def inflated_engine(name: str, shape: str) -> TorchEngine:
-    small = AutoModelForCausalLM.from_pretrained(resolve(f"embedded:{name}"), dtype=torch.bfloat16)
+    small = load_model(EngineConfig(model=f"embedded:{name}", dtype="bfloat16"))
     return TorchEngine(inflate(small, shape_config(small.config, shape), "cuda"), 4 * 2**30)
 
 

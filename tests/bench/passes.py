@@ -21,12 +21,14 @@ from transformers import Qwen3Config
 
 from ssd_core.engine.base import TRUNK_END, Part
 from ssd_core.engine.graph_runner import GraphRunner
+from ssd_core.engine.measure import fill_trunk
 from ssd_core.engine.torch_engine import TorchEngine
 from ssd_core.sampling import choices, likeliest
 from ssd_core.training.inflate import COMMON, SHAPES, empty_model
 
 WARM_UP, REPEATS = 4, 15
-CHUNK = 256
+ROOM = 256
+"""Cells of a session beyond its context; also the most nodes of a pass."""
 NUM_CANDIDATES = 12
 
 
@@ -49,14 +51,6 @@ def random_engine(shape: str, kv_gib: float) -> TorchEngine:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.02) if parameter.ndim > 1 else torch.nn.init.ones_(parameter)
     return TorchEngine(model, int(kv_gib * 2**30), 32768)
-
-
-def prefill(engine: TorchEngine, session: str, length: int) -> None:
-    engine.open(session, length + 256)
-    for start in range(0, length, CHUNK):
-        count = min(CHUNK, length - start)
-        engine.evaluate([Part(session, [(7 * i + 3) % 1000 for i in range(start, start + count)], range(TRUNK_END, count - 1), count)])
-        engine.advance(session, range(count))
 
 
 def measure(engine: TorchEngine, sessions: Sequence[str], nodes: int) -> Times:
@@ -131,14 +125,15 @@ def main() -> None:
         write(f"context {context}\n batch  nodes    graph  of floor  +choices  +candidates   host (ms)\n")
         sessions: list[str] = []
         for batch in sorted(arguments.batch):
-            if engine.num_free_cells < (batch - len(sessions)) * (context + 256):
+            if engine.num_free_cells < (batch - len(sessions)) * (context + ROOM):
                 write(f"{batch:6}  no room\n")
                 continue
             while len(sessions) < batch:
                 sessions.append(f"{context}-{len(sessions)}")
-                prefill(engine, sessions[-1], context)
+                engine.open(sessions[-1], context + ROOM)
+                fill_trunk(engine, sessions[-1], context)
             for nodes in arguments.nodes:
-                if batch * nodes > 256:
+                if batch * nodes > ROOM:
                     continue
                 times = measure(engine, sessions, nodes)
                 results.append({"context": context, "floor_ms": floor_ms, **times._asdict()})

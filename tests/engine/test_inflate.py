@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ssd_core.engine.loader import resolve
+from ssd_core.config import EngineConfig
+from ssd_core.engine.loader import load_model
 from ssd_core.errors import ConfigError
 from ssd_core.training.inflate import inflate, resized
 
@@ -25,8 +26,7 @@ TEXT = list(b"def area(width, height):\n    return width * height\n")
 
 
 def pretrained(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(resolve(f"embedded:{name}"), dtype=dtype)
-    return model.eval()
+    return load_model(EngineConfig.model_validate({"model": f"embedded:{name}", "dtype": str(dtype).removeprefix("torch.")}))
 
 
 @torch.inference_mode()
