@@ -15,7 +15,7 @@ from cluster.experiments.costs import Costs, LoopCosts
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.draft_loop import DraftLoop
 from ssd_core.engine.base import TRUNK_END, Engine, Part
-from ssd_core.engine.measure import measure_step_times
+from ssd_core.engine.measure import fill_trunk, measure_step_times
 from ssd_core.lockstep import LockstepLink
 from ssd_core.loop_stats import LoopStats
 from ssd_core.target_loop import TargetLoop
@@ -80,9 +80,7 @@ def _pass_of_several_s(engine: Engine, num_sessions: int) -> float:
     try:
         for name in names:
             engine.open(name, CONTEXT_TOKENS + NODES_OF_EACH)
-            trunk = [(31 * i + 7) % engine.vocab_size for i in range(CONTEXT_TOKENS)]
-            engine.evaluate([Part(name, trunk, range(TRUNK_END, CONTEXT_TOKENS - 1), logits_from=CONTEXT_TOKENS)])
-            engine.advance(name, range(CONTEXT_TOKENS))
+            fill_trunk(engine, name, CONTEXT_TOKENS)
         for _ in range(REPEATS):
             began = time.perf_counter()
             engine.evaluate([Part(name, nodes, chain) for name in names]).argmax(-1).tolist()
