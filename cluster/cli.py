@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from cluster.commands import bench, demo, experiments, generate, plan, up, validate
+from cluster.commands import bench, demo, experiments, generate, inflate, plan, up, validate
 from cluster.commands.common import FAILED, USAGE
 from ssd_core.errors import ConfigError, InvalidRequestError, SSDError
 
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ssd-serve", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (demo, up, generate, bench, plan, experiments, validate):
+    for command in (demo, up, generate, bench, plan, experiments, inflate, validate):
         command.add(subparsers)
     return parser
 

@@ -15,7 +15,7 @@ from deployments.messages import ModelCard, Refusal, RefusalKind
 from deployments.outbox import Collector, Mailbox, Outbox
 from ssd_core.engine.measure import measure_step_times
 from ssd_core.errors import CapacityError, EngineError, InvalidRequestError
-from ssd_core.link import DraftLink
+from ssd_core.link import DraftLink, NoDraft
 from ssd_core.loop_stats import LoopStats
 from ssd_core.session import Sink
 from ssd_core.target_loop import TargetLoop
@@ -36,9 +36,10 @@ class TargetServer:
         engine = load_engine(target.engine)
         step_times = measure_step_times(engine, target.engine.step_times_nodes, _MEASURE_CONTEXT, _MEASURE_REPEATS)
         loaded = load_tokenizer(target.engine.model)
+        link = make_link(engine.vocab_size)
         self._loop = TargetLoop(
             engine,
-            make_link(engine.vocab_size),
+            link,
             step_times,
             eos_token_ids=loaded.eos_token_ids,
             tokenizer=loaded.tokenizer,
@@ -46,6 +47,7 @@ class TargetServer:
             max_queued=target.max_queued_sessions,
             prefill_chunk_tokens=target.engine.prefill_chunk_tokens,
             draft_timeout_s=target.draft_timeout_s,
+            ingests_early=engine.device.type == "cuda" and not isinstance(link, NoDraft),
         )
         self.card = ModelCard(
             loaded.tokenizer.to_str(), loaded.eos_token_ids, loaded.chat_template, engine.vocab_size, engine.max_model_len

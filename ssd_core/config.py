@@ -107,7 +107,8 @@ class EngineConfig(Config):
     """One model and the memory it may use."""
 
     model: str = "embedded:target"
-    """`embedded:target`, `embedded:draft`, or a Hugging Face model name or folder."""
+    """`embedded:target`, `embedded:draft`, or a Hugging Face model name or folder. `embedded:target@32B`: inflated to that shape, at
+    the cost of a model of that size, for load tests (shapes: `ssd-serve inflate --help`)."""
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_threads: int = Field(default=1, ge=1)

@@ -101,7 +101,7 @@ class LoopStats:
     lookups: int
     hits: int
     deep_hits: int
-    """Hits on what had been grown before the round began."""
+    """Hits on what had been taken in when the verdict fell: grown before the round began, or, on a GPU, early in its pass."""
     reliability: ReliabilitySnapshot
     lookup: HistogramSnapshot
     gap: HistogramSnapshot
@@ -183,7 +183,7 @@ class LoopCounters:
                     self.reliability.add(child.edge, child.token == token)
 
     def count_lookup(self, is_hit: bool, is_deep: bool, seconds: float) -> None:
-        """`is_deep`: the hit needed no growth that arrived during the pass."""
+        """`is_deep`: the hit needed no growth that was taken in after the verdict."""
         self.lookups += 1
         self.hits += is_hit
         self.deep_hits += is_deep

@@ -11,11 +11,13 @@ V = vocabulary, P = positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+_HAS_TRITON = find_spec("triton") is not None
 _MASK32, _MASK64 = 2**32 - 1, 2**64 - 1
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
@@ -58,11 +60,15 @@ def gumbel(seed: int, positions: Sequence[int], vocab_size: int, device: torch.d
     """Float32 noise [P, V]."""
     if device.type == "cpu":
         return torch.from_numpy(np.array([_gumbel_row(seed, position, vocab_size) for position in positions]))
+    if device.type == "cuda" and _HAS_TRITON:
+        from ssd_core.noise_kernel import gumbel_by_triton
+
+        return gumbel_by_triton(seed, torch.tensor(positions, device=device), vocab_size)
     return gumbel_by_torch(seed, torch.tensor(positions, device=device), vocab_size)
 
 
 def gumbel_by_torch(seed: int, positions: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """The same for int64 `positions` [P], on their device."""
+    """The same for int64 `positions` [P], on their device, whichever it is."""
     blocks = torch.arange(1, (vocab_size + 7) // 8 + 1, device=positions.device)[None, :]
     zero = torch.zeros((), dtype=torch.int64, device=positions.device)
     words = philox((blocks, positions[:, None], zero, zero), (seed, 0))

@@ -35,6 +35,9 @@ from ssd_core.types import Emission, FinishReason, GenerationRequest, Outcome, S
 
 logger = logging.getLogger(__name__)
 
+EARLY_SHARE = 0.9
+"""Of a pass's time, during which growth is taken in early."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -85,6 +88,16 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a pass gave, row by row: the root of a session and its submitted nodes, session by session."""
+
+    logits: torch.Tensor
+    """[R, V]"""
+    tokens: list[int]
+    is_finite: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the target chose for one session: accepted tokens, then the bonus."""
 
@@ -107,9 +120,12 @@ class TargetLoop:
         max_queued: int = 128,
         prefill_chunk_tokens: int = 256,
         draft_timeout_s: float = 0.5,
+        ingests_early: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`ingests_early`: the engine's passes run on a device of their own, and growth is taken in meanwhile; `link.wait` must wait."""
         self._engine = engine
+        self._ingests_early = ingests_early
         self._link = link
         self._step_times = step_times
         self._round_cost = RoundCost(step_times)
@@ -183,8 +199,7 @@ class TargetLoop:
         this_round = self._submit()
         if this_round is None:
             return False
-        logits = self._verify(this_round)
-        verdicts = self._commit(this_round, logits)
+        verdicts = self._commit(this_round, self._verify(this_round))
         self._look_up(verdicts)
         return True
 
@@ -378,7 +393,7 @@ class TargetLoop:
 
     # ------------------------------------------------------------ verify
 
-    def _verify(self, this_round: Round) -> torch.Tensor:
+    def _verify(self, this_round: Round) -> Chosen:
         parts = [entry.part() for entry in this_round.entries]
         began = self._clock()
         if self._verified_at is not None:
@@ -388,9 +403,18 @@ class TargetLoop:
             self._learn_round(self._launch, began - self._launch.at)
         self._launch = Launch(began, this_round, self._regime, self._counters.tokens)
         logits = self._engine.evaluate(parts)
+        if self._ingests_early:
+            self._ingest_until(began + EARLY_SHARE * self._step_times.at(this_round.num_nodes))
+        chosen = Chosen(logits, *self._choices(this_round.entries, logits))
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
         self._counters.count_pass(this_round.num_nodes, self._verified_at - began, this_round.num_prompt_tokens > 0)
-        return logits
+        return chosen
+
+    def _ingest_until(self, until: float) -> None:
+        """Take in what is grown while the device is at work: then it need not be done between two passes."""
+        while (left_s := until - self._clock()) > 0:
+            self._link.wait(left_s)
+            self._ingest()
 
     def _learn_round(self, launch: Launch, seconds: float) -> None:
         """What a round took, and what it gave. Of its prompts' time the switch is told what is beyond the usual: a draft that reads
@@ -409,21 +433,20 @@ class TargetLoop:
 
     # ------------------------------------------------------------ commit
 
-    def _commit(self, this_round: Round, logits: torch.Tensor) -> list[Verdict]:
+    def _commit(self, this_round: Round, chosen: Chosen) -> list[Verdict]:
         """Walk the target's own choices down what was submitted. The only place where tokens are written."""
         entries = this_round.entries
         sizes = [1 + len(entry.nodes) if entry.is_last_chunk else 0 for entry in entries]
         starts = [0, *accumulate(sizes)]
-        chosen, is_finite = self._choices(entries, logits)
         verdicts: list[Verdict] = []
         for i, entry in enumerate(entries):
             rows = slice(starts[i], starts[i + 1])
             if not entry.is_last_chunk:
                 self._engine.advance(entry.session.id, range(len(entry.pending)))
-            elif not all(is_finite[rows]):
+            elif not all(chosen.is_finite[rows]):
                 self._finish(entry.session, (), FinishReason.ERROR, error="the target's logits are not finite")
             else:
-                verdicts.extend(self._commit_entry(entry, chosen[rows], logits[rows]))
+                verdicts.extend(self._commit_entry(entry, chosen.tokens[rows], chosen.logits[rows]))
         return verdicts
 
     def _choices(self, entries: Sequence[Entry], logits: torch.Tensor) -> tuple[list[int], list[bool]]:

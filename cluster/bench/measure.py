@@ -14,7 +14,6 @@ from cluster.bench.workload import Block, Case, Workload, blocks
 from cluster.client import Completion, CompletionRequest
 from cluster.counters import Counters
 
-WARM_UP_TOKENS = 32
 NUM_PROBES = 8
 """Requests of one token, to see what a request takes besides the target's work."""
 
@@ -68,7 +67,7 @@ def measure(
     with ThreadPoolExecutor(workload.concurrency) as pool:
         progress(f"warming up {', '.join(workload.contestants)}")
         for block in _warm_up(workload):
-            short = replace(workload, max_tokens=min(WARM_UP_TOKENS, workload.max_tokens))
+            short = replace(workload, max_tokens=min(workload.warm_up_tokens, workload.max_tokens))
             _run(block, short, peers.get(block.preset, client), pool, clock)
         results: list[BlockResult] = []
         num_done = 0

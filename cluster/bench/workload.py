@@ -40,6 +40,8 @@ class Workload:
     concurrency: int = 1
     repeats: int = 1
     max_tokens: int = 128
+    warm_up_tokens: int = 32
+    """Of each answer before anything is measured: on a GPU as many as `max_tokens`, what is captured on first use comes by then."""
     lookahead: int | None = None
     """K of the chain presets; None: what the service was given."""
 

@@ -164,17 +164,18 @@ def learn_trunks(numbers, trunks, BLOCK: tl.constexpr):
         tl.store(trunks + tl.load(places + at, mask=is_one, other=0), tl.load(places + count + at, mask=is_one), mask=is_one)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits"])
 def attend(
-    query, pool, trunks, numbers, items, lineages, totals, peaks, scale, trunk_stride, num_rows, cell_size,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARE: tl.constexpr, SPLITS: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
+    query, pool, trunks, numbers, items, lineages, totals, peaks, scale, trunk_stride, num_rows, cell_size, num_splits,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARE: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
+    HAS_TREE: tl.constexpr,
 ):  # fmt: skip
-    """One program an item (nodes of one session), key-value head and share: the first share is the tree region, each other SHARE columns of
-    the trunk. So what a node's attention adds up, and in which order, does not hang on who else is in the pass.
+    """One program an item (nodes of one session), key-value head and share: SHARE columns of the trunk, or, if HAS_TREE, for the first of
+    them the tree region.
 
     items [., 6]: the session's row of `trunks`, first node, number of nodes (0: nothing to do), trunk length, where in `numbers` the cells
     of its tree region begin, and how many they are. Bit c % 32 of lineages[c // 32, node]: the node sees column c of the tree region. Rows
-    are the item's nodes by the G query heads. To totals [SPLITS, M, Q, D] the weighted sums of values, to peaks [2, SPLITS, M, Q] greatest
+    are the item's nodes by the G query heads. To totals [splits, M, Q, D] the weighted sums of values, to peaks [2, splits, M, Q] greatest
     score and sum of weights."""
     _begin()
     item, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -199,7 +200,7 @@ def attend(
     total = tl.zeros([ROWS, D], tl.float32)
     keys, values = pool + head * D, pool + (H + head) * D
 
-    if split == 0:
+    if HAS_TREE and split == 0:
         for start in range(0, tree_length, 32):
             bit = tl.arange(0, 32)
             is_column = start + bit < tree_length
@@ -210,8 +211,9 @@ def attend(
             is_seen = ((word[:, None] >> bit[None, :]) & 1 == 1) & is_row[:, None] & is_column[None, :]
             peak, weight, total = _gather(queries, key, value, is_seen, scale, peak, weight, total)
     else:
-        end = tl.minimum(split * SHARE, trunk_length)
-        for start in range((split - 1) * SHARE, end, COLUMNS):
+        begin = (split - 1 if HAS_TREE else split) * SHARE
+        end = tl.minimum(begin + SHARE, trunk_length)
+        for start in range(begin, end, COLUMNS):
             columns = start + tl.arange(0, COLUMNS)
             is_column = columns < end
             cell = tl.load(trunks + slot * trunk_stride + columns, mask=is_column, other=0).to(tl.int64) * cell_size
@@ -221,8 +223,73 @@ def attend(
 
     place = (split * num_rows + node) * Q + query_head
     tl.store(peaks + place, peak, mask=is_row)
-    tl.store(peaks + SPLITS * num_rows * Q + place, weight, mask=is_row)
+    tl.store(peaks + num_splits * num_rows * Q + place, weight, mask=is_row)
     tl.store(totals + place[:, None].to(tl.int64) * D + width[None, :], total, mask=is_row[:, None])
+
+
+@triton.jit
+def find_tails(numbers, trunks, by_node, lineages, tails, lengths, trunk_stride, num_rows, SHARE: tl.constexpr, ROOM: tl.constexpr):
+    """Of each node the cells of its tail, by position: what the trunk has beyond its last whole share, then the node's ancestors and the
+    node itself. tails [M, ROOM], lengths [M]. by_node [4, M]: the session's row of `trunks`, its trunk's length, where in `numbers` the
+    cells of its tree region begin, and how many they are. Lineages as in `attend`."""
+    _begin()
+    node = tl.program_id(0)
+    slot = tl.load(by_node + node).to(tl.int64)
+    trunk_length = tl.load(by_node + num_rows + node)
+    tree_cells = numbers + tl.load(by_node + 2 * num_rows + node)
+    tree_length = tl.load(by_node + 3 * num_rows + node)
+    begin = trunk_length // SHARE * SHARE
+    column = tl.arange(0, SHARE)
+    is_rest = begin + column < trunk_length
+    cell = tl.load(trunks + slot * trunk_stride + begin + column, mask=is_rest, other=0)
+    tl.store(tails + node * ROOM + column, cell, mask=is_rest)
+    length = trunk_length - begin
+    bit = tl.arange(0, 32)
+    for start in range(0, tree_length, 32):
+        is_seen = (tl.load(lineages + (start // 32) * num_rows + node) >> bit) & 1
+        cell = tl.load(tree_cells + start + bit, mask=is_seen == 1, other=0)
+        tl.store(tails + node * ROOM + length + tl.cumsum(is_seen, 0) - 1, cell, mask=is_seen == 1)
+        length += tl.sum(is_seen, 0)
+    tl.store(lengths + node, length)
+
+
+@triton.jit(do_not_specialize=["num_splits"])
+def attend_tails(
+    query, pool, tails, lengths, totals, peaks, scale, num_rows, cell_size, num_splits,
+    COLUMNS: tl.constexpr, SHARE: tl.constexpr, TAILS: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """Attention of each node to its own tail, in TAILS further shares. One program a node and key-value head; the rest as `attend`.
+
+    Every share is of SHARE positions, counted from the text's beginning, and a position has one place in it: so a node's attention adds up
+    the same numbers in the same order, whether what came before it lies in the trunk or in the tree region, and whoever else is in the
+    pass."""
+    _begin()
+    node, head = tl.program_id(0), tl.program_id(1)
+    G: tl.constexpr = Q // H
+    ROWS: tl.constexpr = 16 if G < 16 else G  # matrix units multiply no fewer
+    length = tl.load(lengths + node)
+    rows = tl.arange(0, ROWS)
+    is_row = rows < G
+    query_head = head * G + rows % G
+    width = tl.arange(0, D)
+    queries = tl.load(query + (node * Q + query_head)[:, None] * D + width[None, :])
+    keys, values = pool + head * D, pool + (H + head) * D
+    for tail in tl.static_range(TAILS):
+        peak = tl.full([ROWS], NEVER, tl.float32)
+        weight = tl.zeros([ROWS], tl.float32)
+        total = tl.zeros([ROWS, D], tl.float32)
+        end = tl.minimum((tail + 1) * SHARE, length)
+        for start in range(tail * SHARE, end, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            is_column = columns < end
+            cell = tl.load(tails + node * TAILS * SHARE + columns, mask=is_column, other=0).to(tl.int64) * cell_size
+            key = tl.load(keys + cell[None, :] + width[:, None], mask=is_column[None, :], other=0.0)
+            value = tl.load(values + cell[:, None] + width[None, :], mask=is_column[:, None], other=0.0)
+            peak, weight, total = _gather(queries, key, value, is_column[None, :], scale, peak, weight, total)
+        place = ((num_splits - TAILS + tail) * num_rows + node) * Q + query_head
+        tl.store(peaks + place, peak, mask=is_row)
+        tl.store(peaks + num_splits * num_rows * Q + place, weight, mask=is_row)
+        tl.store(totals + place[:, None].to(tl.int64) * D + width[None, :], total, mask=is_row[:, None])
 
 
 @triton.jit
@@ -236,8 +303,8 @@ def _gather(queries, key, value, is_seen, scale, peak, weight, total):
     return new_peak, weight * fade + tl.sum(weights, 1), total
 
 
-@triton.jit
-def join(totals, peaks, out, num_rows, SPLITS: tl.constexpr, Q: tl.constexpr, D: tl.constexpr):
+@triton.jit(do_not_specialize=["num_splits"])
+def join(totals, peaks, out, num_rows, num_splits, Q: tl.constexpr, D: tl.constexpr):
     """out [M, Q D] = attention over all shares, one after the other. One program a node and query head."""
     _begin()
     row, head = tl.program_id(0), tl.program_id(1)
@@ -245,10 +312,10 @@ def join(totals, peaks, out, num_rows, SPLITS: tl.constexpr, Q: tl.constexpr, D:
     peak = NEVER
     weight = 0.0
     total = tl.zeros([D], tl.float32)
-    for split in tl.range(0, SPLITS, num_stages=4):
+    for split in tl.range(0, num_splits, num_stages=4):
         place = (split * num_rows + row) * Q + head
         own_peak = tl.load(peaks + place)
-        own_weight = tl.load(peaks + SPLITS * num_rows * Q + place)
+        own_weight = tl.load(peaks + num_splits * num_rows * Q + place)
         own_total = tl.load(totals + place.to(tl.int64) * D + width)
         new_peak = tl.maximum(peak, own_peak)
         fade, own_fade = tl.exp(peak - new_peak), tl.exp(own_peak - new_peak)

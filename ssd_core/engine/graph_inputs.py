@@ -20,13 +20,16 @@ LEAST_NODES = 16
 MAX_ROWS = 64
 """Of one of attention's items: nodes by query heads."""
 SHARE = 128
-"""Keys of a trunk that one program of attention looks at, ..."""
+"""Positions that one program of attention looks at, ..."""
+TAILS = 3
+"""Shares that hold what lies beyond a trunk's whole shares."""
 MORE_SHARE = 32
 """... times nodes over this in passes so large that the library multiplies: what shares leave is to fit in memory."""
 HEADER = 2
 """Numbers before all others: how many cells joined trunks, and where they are listed."""
-PER_NODE = 4
-"""Token, position, cell, and the rows that want logits."""
+PER_NODE = 8
+"""Token, position, cell, the rows that want logits; and of the node's session the slot, the trunk's length, where the cells of its tree
+region begin, and how many they are."""
 ITEM = 6
 """Numbers that describe one of attention's items."""
 
@@ -37,10 +40,12 @@ class PassShape(NamedTuple):
     num_nodes: int
     nodes_per_item: int
     num_items: int
+    has_tails: bool
+    """Attention by position: each node has its own tail. Else, for many or deep nodes, the tree region is a share that all look at."""
     share: int
-    """Keys of a trunk that one program of attention looks at."""
+    """Positions that one program of attention looks at."""
     num_splits: int
-    """The tree region, and shares of the longest trunk."""
+    """Shares of the longest trunk; and those of the tails, or the tree region."""
     num_rows: int
     """That want logits; 0 for none."""
 
@@ -52,12 +57,16 @@ def pass_shape(work: Work, group: int) -> PassShape:
     num_nodes = max(LEAST_NODES, power_of_two(len(work.tokens)))
     share = SHARE if num_nodes <= MAX_STREAMED else SHARE * num_nodes // MORE_SHARE
     longest = max(len(session.trunk) for session in work.sessions)
+    deepest = max(max(session.depths[-new:]) for session, new in zip(work.sessions, work.num_new, strict=True))
+    has_tails = num_nodes <= MAX_STREAMED and deepest < (TAILS - 1) * SHARE
+    num_shares = longest // share if has_tails else -(-longest // share)
     return PassShape(
         num_nodes,
         nodes_per_item,
         num_items,
+        has_tails,
         share,
-        1 + (power_of_two(-(-longest // share)) if longest else 0),
+        (power_of_two(num_shares) if num_shares else 0) + (TAILS if has_tails else 1),
         max(LEAST_NODES, power_of_two(len(work.kept))) if work.kept else 0,
     )
 
@@ -77,7 +86,7 @@ class Table(NamedTuple):
 
 
 def write_numbers(room: NDArray[np.int32], work: Work, shape: PassShape, table: Table, spare_cell: int) -> int:
-    """Fill `room` with a pass's numbers and return how many they are: header, by node [4, M], items [I, 6], lineages [words, M] (bit c % 32
+    """Fill `room` with a pass's numbers and return how many they are: header, by node [8, M], items [I, 6], lineages [words, M] (bit c % 32
     of lineages[c // 32, node]: the node sees column c of its tree region), cells of all tree regions, and what joined trunks: places, then
     cells. Padding nodes write to the spare cell, which is nobody's."""
     num_nodes, num_tokens = shape.num_nodes, len(work.tokens)
@@ -90,7 +99,7 @@ def write_numbers(room: NDArray[np.int32], work: Work, shape: PassShape, table: 
     end += lineages.size
     by_node[:2, num_tokens:] = 0
     by_node[2] = spare_cell
-    by_node[3] = 0
+    by_node[3:] = 0
     by_node[0, :num_tokens], by_node[1, :num_tokens], by_node[3, : len(work.kept)] = work.tokens, work.positions, work.kept
     items[:] = 0
     lineages[:, num_tokens:] = 0
@@ -99,9 +108,11 @@ def write_numbers(room: NDArray[np.int32], work: Work, shape: PassShape, table: 
     joined = array("q")
     for session, new, slot, old_length in zip(work.sessions, work.num_new, table.slots, table.known, strict=True):
         length, num_tree = len(session.trunk), len(session.tree)
+        whole = length // shape.share * shape.share if shape.has_tails else length
         for start in range(0, new, shape.nodes_per_item):
-            items[item] = slot, first + start, min(shape.nodes_per_item, new - start), length, end, num_tree
+            items[item] = slot, first + start, min(shape.nodes_per_item, new - start), whole, end, num_tree
             item += 1
+        by_node[4:, first : first + new] = np.array([[slot], [length], [end], [num_tree]])
         by_node[2, first : first + new] = session.tree[-new:]
         seen = b"".join(lineage.to_bytes(4 * words, "little") for lineage in session.lineages[-new:])
         lineages[:, first : first + new] = np.frombuffer(seen, dtype="<i4").reshape(new, words).T

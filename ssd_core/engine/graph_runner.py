@@ -26,6 +26,8 @@ from ssd_core.engine.graph_inputs import (
     ITEM,
     LEAST_NODES,
     PER_NODE,
+    SHARE,
+    TAILS,
     PassShape,
     Table,
     num_numbers,
@@ -82,6 +84,8 @@ class Buffers:
         self.query_key_value = products.parts_of(self.normed, (sizes.Q + 2 * sizes.H) * sizes.D)
         self.out = products.parts_of(self.attended, sizes.C)
         self.down = products.parts_of(self.inner, sizes.C)
+        self.tails = torch.empty(num_nodes, TAILS * SHARE, dtype=torch.int32, device=runner.device)
+        self.tail_lengths = torch.empty(num_nodes, dtype=torch.int32, device=runner.device)
 
 
 class Sizes(NamedTuple):
@@ -191,7 +195,7 @@ class GraphRunner:
     def _launch(self, shape: PassShape) -> None:
         num_nodes, sizes, first = shape.num_nodes, self.sizes, self._layers[0]
         buffers = self._buffers_of(num_nodes)
-        tokens, positions, cells, kept = self.numbers[HEADER : HEADER + PER_NODE * num_nodes].view(PER_NODE, num_nodes)
+        tokens, positions, cells, kept = self.numbers[HEADER : HEADER + PER_NODE * num_nodes].view(PER_NODE, num_nodes)[:4]
         kernels.learn_trunks[(8,)](self.numbers, self.trunks, BLOCK=256, **kernels.OPTIONS)
         kernels.embed_norm[(num_nodes,)](
             tokens,
@@ -286,10 +290,38 @@ class _Attention:
         self._lineages = runner.numbers[begin + ITEM * shape.num_items :]
         self._rows = max(LEAST_NODES, shape.nodes_per_item * triton.next_power_of_2(runner.sizes.Q // runner.sizes.H))
         self._totals, self._peaks = runner.partial_attention(shape.num_splits, shape.num_nodes)
+        if shape.has_tails:
+            self._find_tails(runner.numbers[HEADER + 4 * shape.num_nodes :])
 
     def __call__(self, pool: torch.Tensor) -> None:
+        shape = self._shape
+        num_shares = shape.num_splits - TAILS if shape.has_tails else shape.num_splits
+        if num_shares:
+            self._attend(pool, num_shares)
+        if shape.has_tails:
+            self._attend_tails(pool)
+        self._join()
+
+    def _find_tails(self, by_node: torch.Tensor) -> None:
+        num_nodes, share = self._shape.num_nodes, self._shape.share
+        kernels.find_tails[(num_nodes,)](
+            self._runner.numbers,
+            self._runner.trunks,
+            by_node,
+            self._lineages,
+            self._buffers.tails,
+            self._buffers.tail_lengths,
+            self._runner.trunks.shape[1],
+            num_nodes,
+            SHARE=share,
+            ROOM=TAILS * share,
+            num_warps=1,
+            **kernels.OPTIONS,
+        )
+
+    def _attend(self, pool: torch.Tensor, num_shares: int) -> None:
         runner, sizes, shape = self._runner, self._runner.sizes, self._shape
-        kernels.attend[(shape.num_items, sizes.H, shape.num_splits)](
+        kernels.attend[(shape.num_items, sizes.H, num_shares)](
             self._buffers.query,
             pool,
             runner.trunks,
@@ -302,10 +334,35 @@ class _Attention:
             runner.trunks.shape[1],
             shape.num_nodes,
             pool.shape[1],
+            shape.num_splits,
             ROWS=self._rows,
             COLUMNS=COLUMNS,
             SHARE=shape.share,
-            SPLITS=shape.num_splits,
+            Q=sizes.Q,
+            H=sizes.H,
+            D=sizes.D,
+            HAS_TREE=not shape.has_tails,
+            num_warps=4,
+            num_stages=2,
+            **kernels.OPTIONS,
+        )
+
+    def _attend_tails(self, pool: torch.Tensor) -> None:
+        runner, sizes, shape = self._runner, self._runner.sizes, self._shape
+        kernels.attend_tails[(shape.num_nodes, sizes.H)](
+            self._buffers.query,
+            pool,
+            self._buffers.tails,
+            self._buffers.tail_lengths,
+            self._totals,
+            self._peaks,
+            runner.scaling,
+            shape.num_nodes,
+            pool.shape[1],
+            shape.num_splits,
+            COLUMNS=COLUMNS,
+            SHARE=shape.share,
+            TAILS=TAILS,
             Q=sizes.Q,
             H=sizes.H,
             D=sizes.D,
@@ -313,12 +370,15 @@ class _Attention:
             num_stages=2,
             **kernels.OPTIONS,
         )
+
+    def _join(self) -> None:
+        sizes, shape = self._runner.sizes, self._shape
         kernels.join[(shape.num_nodes, sizes.Q)](
             self._totals,
             self._peaks,
             self._buffers.attended,
             shape.num_nodes,
-            SPLITS=shape.num_splits,
+            shape.num_splits,
             Q=sizes.Q,
             D=sizes.D,
             num_warps=1,

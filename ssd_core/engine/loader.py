@@ -16,11 +16,14 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ssd_core.config import EngineConfig
+from ssd_core.engine.inflate import inflate, shape_config
 from ssd_core.errors import ConfigError
 
 EMBEDDED = "embedded:"
 PRETRAINED_FOLDER = Path(__file__).parent.parent / "pretrained"
 EMBEDDED_NAMES = ("target", "draft")
+INFLATED = "@"
+"""`embedded:target@32B`: the embedded model inflated to a larger shape (inflate.py), made on its device at each start."""
 FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 
 
@@ -34,9 +37,9 @@ class LoadedTokenizer:
 
 
 def resolve(model: str) -> Path:
-    """The folder of a model: embedded, a folder, or downloaded from the hub into its cache."""
+    """The folder of a model: embedded, a folder, or downloaded from the hub into its cache. Of an inflated model, the small one's."""
     if model.startswith(EMBEDDED):
-        name = model.removeprefix(EMBEDDED)
+        name = model.removeprefix(EMBEDDED).partition(INFLATED)[0]
         if name not in EMBEDDED_NAMES:
             raise ConfigError(f"model: {model!r} is not embedded; there are {', '.join(EMBEDDED + n for n in EMBEDDED_NAMES)}")
         folder = PRETRAINED_FOLDER / name
@@ -56,13 +59,23 @@ def resolve(model: str) -> Path:
 
 def load_model(config: EngineConfig) -> PreTrainedModel:
     """The model in eval mode on its device."""
-    folder = resolve(config.model)
     try:
         device = torch.device(config.device)
     except RuntimeError as error:
         raise ConfigError(f"device: {config.device!r} is not a torch device") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {config.device!r}, but torch finds no CUDA device here")
+    model = _stored_model(config)
+    if config.model.startswith(EMBEDDED) and INFLATED in config.model:
+        shape = config.model.partition(INFLATED)[2]
+        return inflate(model, shape_config(model.config, shape), config.device, model.dtype)
+    model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
+    return model
+
+
+def _stored_model(config: EngineConfig) -> PreTrainedModel:
+    """The model of the files, in memory."""
+    folder = resolve(config.model)
     if not any(folder.glob("*.safetensors")):
         raise ConfigError(f"model: {config.model!r}: no *.safetensors in {folder}; other formats are not loaded")
     try:
@@ -78,7 +91,6 @@ def load_model(config: EngineConfig) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, ImportError) as error:  # what transformers raises for files it cannot use
         raise ConfigError(f"model: {config.model!r} cannot be loaded as a causal language model: {error}") from error
     model.eval()
-    model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     return model
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 from cluster.bench.workload import held_out_prompts
 from ssd_core.config import EngineConfig
+from ssd_core.engine.inflate import SHAPES, inflate, shape_config
 from ssd_core.engine.loader import load_model, load_tokenizer
 from ssd_core.engine.measure import measure_step_times
 from ssd_core.engine.torch_engine import TorchEngine
 from ssd_core.generate import Pair
-from ssd_core.training.inflate import SHAPES, inflate, shape_config
 
 
 def inflated_engine(name: str, shape: str) -> TorchEngine:

@@ -21,10 +21,10 @@ from transformers import Qwen3Config
 
 from ssd_core.engine.base import TRUNK_END, Part
 from ssd_core.engine.graph_runner import GraphRunner
+from ssd_core.engine.inflate import COMMON, SHAPES, empty_model
 from ssd_core.engine.measure import fill_trunk
 from ssd_core.engine.torch_engine import TorchEngine
 from ssd_core.sampling import choices, likeliest
-from ssd_core.training.inflate import COMMON, SHAPES, empty_model
 
 WARM_UP, REPEATS = 4, 15
 ROOM = 256
@@ -46,7 +46,7 @@ class Times(NamedTuple):
 
 
 def random_engine(shape: str, kv_gib: float) -> TorchEngine:
-    config = Qwen3Config(**SHAPES[shape], **COMMON, tie_word_embeddings=False, max_position_embeddings=40960)
+    config = Qwen3Config(**SHAPES[shape], **COMMON, tie_word_embeddings=False)
     model = empty_model(config, "cuda", torch.bfloat16)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.02) if parameter.ndim > 1 else torch.nn.init.ones_(parameter)

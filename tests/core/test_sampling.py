@@ -9,6 +9,7 @@ from scipy.stats import chisquare
 
 from ssd_core.config import SamplingParams
 from ssd_core.noise import NoiseCache, gumbel, gumbel_by_torch, philox
+from ssd_core.noise_kernel import gumbel_by_triton
 from ssd_core.sampling import CHUNK, Rows, TokenRule, likeliest_by_chunks, mask_tail, scores
 
 # Known answers of Philox-4x64-10, from the Random123 distribution: counter, key, result.
@@ -37,6 +38,16 @@ def test_philox_gives_its_known_answers(counter: tuple, key: tuple, expected: tu
 def test_noise_is_the_same_by_numpy_and_by_torch(seed: int, vocab_size: int) -> None:
     positions = [0, 1, 33, 100_000]
     assert torch.equal(gumbel(seed, positions, vocab_size, CPU), gumbel_by_torch(seed, torch.tensor(positions), vocab_size))
+
+
+@pytest.mark.parametrize("vocab_size", [50, 4096])
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
+def test_noise_is_the_same_by_triton(seed: int, vocab_size: int) -> None:
+    """To a rounding: a GPU's logarithm is its own."""
+    positions = [0, 1, 33, 100_000]
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # there in Triton's interpreter
+    noise = gumbel_by_triton(seed, torch.tensor(positions, device=device), vocab_size).cpu()
+    torch.testing.assert_close(noise, gumbel(seed, positions, vocab_size, CPU), rtol=1.2e-7, atol=0)
 
 
 def test_noise_depends_on_seed_position_and_token_alone() -> None:

@@ -129,6 +129,28 @@ def test_a_nodes_logits_are_the_same_whoever_else_is_in_the_pass(monkeypatch: py
     assert torch.equal(chain[12], alone[0])
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: the interpreter's sums hang on the size of a product")
+def test_a_nodes_logits_are_the_same_in_a_tree_and_in_the_trunk() -> None:
+    """So speculation gives plain decoding's tokens to the last bit: here over the end of a share, with siblings, grown in two steps."""
+    sizes = {**SHAPE, "hidden_size": 256, "num_attention_heads": 8, "head_dim": 128, "intermediate_size": 512}
+    model = AutoModelForCausalLM.from_config(Qwen3Config(**sizes), dtype=torch.bfloat16).eval().to(DEVICE)
+    engine = TorchEngine(model, 2**24)
+    prompt, text = [(7 * i + 3) % VOCAB for i in range(250)], [(11 * i + 5) % VOCAB for i in range(16)]
+    for session in ("plain", "tree"):
+        engine.open(session, 320)
+        engine.evaluate([Part(session, prompt, range(TRUNK_END, 249), logits_from=250)])
+        engine.advance(session, range(250))
+    plain = []
+    for token in text:
+        plain.append(run(engine, [Part("plain", [token], [TRUNK_END])])[0])
+        engine.advance("plain", [0])
+    # text[i] at 2 i, a sibling of it at 2 i + 1
+    tokens = [token for right in text for token in (right, (right + 1) % VOCAB)]
+    parents = [TRUNK_END if i < 2 else i - 2 - i % 2 for i in range(32)]
+    tree = torch.cat([run(engine, [Part("tree", tokens[:20], parents[:20])]), run(engine, [Part("tree", tokens[20:], parents[20:])])])
+    assert torch.equal(tree[::2], torch.stack(plain))
+
+
 def test_products_of_many_rows_go_through_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (products, graph_inputs):
         monkeypatch.setattr(module, "MAX_STREAMED", 8)

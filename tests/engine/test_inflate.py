@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ssd_core.config import EngineConfig
+from ssd_core.engine.inflate import inflate, resized
 from ssd_core.engine.loader import load_model
 from ssd_core.errors import ConfigError
-from ssd_core.training.inflate import inflate, resized
 
 SIZES = {
     "hidden_size": 640,

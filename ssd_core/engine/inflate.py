@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
 from ssd_core.errors import ConfigError
 
@@ -39,17 +39,17 @@ SHAPES: dict[str, dict[str, int]] = {
     "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
 }
 """Of Qwen3-8B, Qwen3-32B, Llama-3.1-70B, Qwen3-0.6B and Llama-3.2-1B. All have eight key-value heads."""
-COMMON = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
+COMMON = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960}
 
 
-def shape_config(small: Qwen3Config, shape: str) -> Qwen3Config:
+def shape_config(small: PreTrainedConfig, shape: str) -> Qwen3Config:
     """The small model's configuration in one of SHAPES."""
     if shape not in SHAPES:
         raise ConfigError(f"shape: {shape!r} is none of {', '.join(SHAPES)}")
     return resized(small, **SHAPES[shape], **COMMON)
 
 
-def resized(small: Qwen3Config, **sizes: int) -> Qwen3Config:
+def resized(small: Any, **sizes: int) -> Qwen3Config:
     """The small model's configuration with other sizes, its embedding and output layer apart, and eps for the wider norms."""
     eps = small.rms_norm_eps * small.hidden_size / sizes["hidden_size"]
     return Qwen3Config(
