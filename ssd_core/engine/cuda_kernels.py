@@ -241,8 +241,8 @@ def find_tails(numbers, trunks, by_node, lineages, tails, lengths, trunk_stride,
     begin = trunk_length // SHARE * SHARE
     column = tl.arange(0, SHARE)
     is_rest = begin + column < trunk_length
-    cell = tl.load(trunks + slot * trunk_stride + begin + column, mask=is_rest, other=0)
-    tl.store(tails + node * ROOM + column, cell, mask=is_rest)
+    rest = tl.load(trunks + slot * trunk_stride + begin + column, mask=is_rest, other=0)
+    tl.store(tails + node * ROOM + column, rest, mask=is_rest)
     length = trunk_length - begin
     bit = tl.arange(0, 32)
     for start in range(0, tree_length, 32):
@@ -268,13 +268,15 @@ def attend_tails(
     G: tl.constexpr = Q // H
     ROWS: tl.constexpr = 16 if G < 16 else G  # matrix units multiply no fewer
     length = tl.load(lengths + node)
+    if length == 0:
+        return  # padding
     rows = tl.arange(0, ROWS)
     is_row = rows < G
     query_head = head * G + rows % G
     width = tl.arange(0, D)
     queries = tl.load(query + (node * Q + query_head)[:, None] * D + width[None, :])
     keys, values = pool + head * D, pool + (H + head) * D
-    for tail in tl.static_range(TAILS):
+    for tail in range(TAILS):
         peak = tl.full([ROWS], NEVER, tl.float32)
         weight = tl.zeros([ROWS], tl.float32)
         total = tl.zeros([ROWS, D], tl.float32)

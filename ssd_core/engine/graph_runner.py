@@ -40,7 +40,7 @@ from ssd_core.errors import CapacityError
 
 NUM_SLOTS = 256
 """Sessions at a time."""
-COLUMNS = 64
+COLUMNS = 128
 """Keys at once."""
 
 
@@ -367,7 +367,7 @@ class _Attention:
             H=sizes.H,
             D=sizes.D,
             num_warps=4,
-            num_stages=2,
+            num_stages=1,
             **kernels.OPTIONS,
         )
 
