@@ -9,8 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ssd_core.config import EngineConfig
+from ssd_core.engine import inflate as inflate_module
 from ssd_core.engine.inflate import inflate, resized
-from ssd_core.engine.loader import load_model
+from ssd_core.engine.loader import load_model, resolve
+from ssd_core.engine.sparse_checkpoint import write_sparse
 from ssd_core.errors import ConfigError
 
 SIZES = {
@@ -67,3 +69,19 @@ def test_a_shape_without_room_is_refused_by_name(field: str, value: int) -> None
     small = pretrained("draft", torch.float32)
     with pytest.raises(ConfigError, match=field):
         inflate(small, resized(small.config, **{**SIZES, field: value}))
+
+
+def test_a_sparse_checkpoint_is_read_back_whole_and_has_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(inflate_module.SHAPES, "wide", {**SIZES, "num_hidden_layers": 3})
+    monkeypatch.setattr(inflate_module, "COMMON", {})
+    large = load_model(EngineConfig(model="embedded:draft@wide"))
+    write_sparse(large, tmp_path, resolve("embedded:draft"))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert all(torch.equal(own, other) for own, other in zip(again.parameters(), large.parameters(), strict=True))
+    written = (tmp_path / "model.safetensors").stat()
+    assert written.st_blocks * 512 < written.st_size
+
+
+def test_an_unknown_shape_is_named() -> None:
+    with pytest.raises(ConfigError, match="shape: 'huge' is none of"):
+        load_model(EngineConfig(model="embedded:draft@huge"))
