@@ -11,17 +11,17 @@ V = vocabulary, P = positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_HAS_TRITON = find_spec("triton") is not None
+from ssd_core.fast_path import has_fast_path
+
 _MASK32, _MASK64 = 2**32 - 1, 2**64 - 1
-_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
-_ROUNDS = 10
+MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+ROUNDS = 10
 DRAW, ACCEPT = 1, 2
 """Second word of the key: what the draft draws, and whether the target accepts it. The shared noise has 0."""
 _BLOCK_POSITIONS = 16  # on a GPU noise is made for this many positions at once: its operations are small, their launches are not
@@ -33,11 +33,11 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
     """Four words of 64 random bits for each counter, as int64 tensors of the counters' broadcast shape."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    for _ in range(_ROUNDS):
-        high0, low0 = _product(c0, _MULTIPLIERS[0])
-        high1, low1 = _product(c2, _MULTIPLIERS[1])
+    for _ in range(ROUNDS):
+        high0, low0 = _product(c0, MULTIPLIERS[0])
+        high1, low1 = _product(c2, MULTIPLIERS[1])
         c0, c1, c2, c3 = high1 ^ c1 ^ _signed(k0), low1, high0 ^ c3 ^ _signed(k1), low0
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK64, (k1 + _KEY_STEPS[1]) & _MASK64
+        k0, k1 = (k0 + KEY_STEPS[0]) & _MASK64, (k1 + KEY_STEPS[1]) & _MASK64
     return c0, c1, c2, c3
 
 
@@ -60,7 +60,7 @@ def gumbel(seed: int, positions: Sequence[int], vocab_size: int, device: torch.d
     """Float32 noise [P, V]."""
     if device.type == "cpu":
         return torch.from_numpy(np.array([_gumbel_row(seed, position, vocab_size) for position in positions]))
-    if device.type == "cuda" and _HAS_TRITON:
+    if has_fast_path(device):
         from ssd_core.noise_kernel import gumbel_by_triton
 
         return gumbel_by_triton(seed, torch.tensor(positions, device=device), vocab_size)

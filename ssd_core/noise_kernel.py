@@ -6,6 +6,11 @@ import torch
 import triton
 import triton.language as tl
 
+from ssd_core import noise
+
+M0, M1 = map(tl.constexpr, noise.MULTIPLIERS)
+K0, K1 = map(tl.constexpr, noise.KEY_STEPS)
+ROUNDS = tl.constexpr(noise.ROUNDS)
 COUNTERS = 256
 """That one program counts: each gives the numbers of eight tokens."""
 
@@ -21,12 +26,12 @@ def _gumbel(positions, out, seed, vocab_size, COUNTERS: tl.constexpr):
     c3 = tl.zeros_like(c0)
     k0 = tl.zeros_like(c0) + seed.to(tl.uint64)
     k1 = tl.zeros_like(c0)
-    for _ in tl.static_range(10):
-        high0, low0 = tl.umulhi(c0, 0xD2E7470EE14C6C93), c0 * 0xD2E7470EE14C6C93
-        high1, low1 = tl.umulhi(c2, 0xCA5A826395121157), c2 * 0xCA5A826395121157
+    for _ in tl.static_range(ROUNDS):
+        high0, low0 = tl.umulhi(c0, M0), c0 * M0
+        high1, low1 = tl.umulhi(c2, M1), c2 * M1
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0 += 0x9E3779B97F4A7C15
-        k1 += 0xBB67AE8584CAA73B
+        k0 += K0
+        k1 += K1
     at, token = out + row.to(tl.int64) * vocab_size, 8 * block
     _store(at, token, c0, vocab_size)
     _store(at, token + 2, c1, vocab_size)

@@ -49,8 +49,25 @@ class BlockResult:
     @property
     def decode_tokens_per_s(self) -> float:
         """Of one request after its first token: the speed at which text arrives once it does. Mean over the block's requests."""
-        seconds = sum(completion.wall_s - completion.first_token_s for completion in self.completions)
-        return (self.num_tokens - len(self.completions)) / seconds
+        return decode_tokens_per_s(self.completions)
+
+
+class Timed(Protocol):
+    """An answer and its times: cluster.client.Completion, or one of vLLM's."""
+
+    @property
+    def token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def wall_s(self) -> float: ...
+
+    @property
+    def first_token_s(self) -> float: ...
+
+
+def decode_tokens_per_s(answers: Sequence[Timed]) -> float:
+    """Of one request after its first token, mean over all."""
+    return sum(len(answer.token_ids) - 1 for answer in answers) / sum(answer.wall_s - answer.first_token_s for answer in answers)
 
 
 def measure(

@@ -28,7 +28,7 @@ def table(rows: Sequence[Row]) -> str:
         own = list(group)
         speeds = [HEADER, *map(_cells, own)]
         if any(row.ratio_to_assisted is not None for row in own):
-            speeds = _with_column(speeds, [f"vs {ASSISTED}", *(_number(row.ratio_to_assisted, "{:.2f}x") for row in own)], after="vs sd")
+            speeds = _with_column(speeds, [f"vs {ASSISTED}", *(number(row.ratio_to_assisted, "{:.2f}x") for row in own)], after="vs sd")
         costs = [COST_HEADER, *(_cost_cells(row.preset, row.cost) for row in own if row.cost is not None)]
         parts.append(f"temperature {temperature:g}\n" + aligned(speeds))
         parts.append(f"cost at temperature {temperature:g}\n" + aligned(costs))
@@ -71,14 +71,14 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.preset,
         f"{row.tokens_per_s:.1f}",
-        _number(row.ratio_to_ar, "{:.2f}x"),
-        _number(row.ratio_to_sd, "{:.2f}x"),
+        number(row.ratio_to_ar, "{:.2f}x"),
+        number(row.ratio_to_sd, "{:.2f}x"),
         f"{row.first_token_ms:.0f}",
         f"{row.decode_tokens_per_s:.1f}",
-        _number(row.decode_ratio_to_ar, "{:.2f}x"),
-        _number(row.tokens_per_round, "{:.2f}"),
-        _number(row.hit_rate, "{:.0%}"),
-        _number(row.draft_wait_ms, "{:.2f}"),
+        number(row.decode_ratio_to_ar, "{:.2f}x"),
+        number(row.tokens_per_round, "{:.2f}"),
+        number(row.hit_rate, "{:.0%}"),
+        number(row.draft_wait_ms, "{:.2f}"),
         " ".join(f".{round(100 * share):02d}" if round(100 * share) < 100 else "1.0" for share in positions) or "-",
     )
 
@@ -86,15 +86,15 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _cost_cells(preset: str, cost: Cost) -> tuple[str, ...]:
     return (
         preset,
-        _number(cost.tokens_per_s_per_device, "{:.1f}"),
-        _number(cost.target_flops, "{:.1f}", 1e-6),
-        _number(cost.draft_flops, "{:.1f}", 1e-6),
-        _number(cost.target_held_s, "{:.2f}", 1e3),
-        _number(cost.target_busy_s, "{:.2f}", 1e3),
-        _number(cost.draft_held_s, "{:.2f}", 1e3),
-        _number(cost.draft_busy_s, "{:.2f}", 1e3),
+        number(cost.tokens_per_s_per_device, "{:.1f}"),
+        number(cost.target_flops, "{:.1f}", 1e-6),
+        number(cost.draft_flops, "{:.1f}", 1e-6),
+        number(cost.target_held_s, "{:.2f}", 1e3),
+        number(cost.target_busy_s, "{:.2f}", 1e3),
+        number(cost.draft_held_s, "{:.2f}", 1e3),
+        number(cost.draft_busy_s, "{:.2f}", 1e3),
     )
 
 
-def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+def number(value: float | None, form: str, scale: float = 1.0) -> str:
     return "-" if value is None else form.format(value * scale)

@@ -213,13 +213,9 @@ def attend(
     else:
         begin = (split - 1 if HAS_TREE else split) * SHARE
         end = tl.minimum(begin + SHARE, trunk_length)
-        for start in range(begin, end, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
-            is_column = columns < end
-            cell = tl.load(trunks + slot * trunk_stride + columns, mask=is_column, other=0).to(tl.int64) * cell_size
-            key = tl.load(keys + cell[None, :] + width[:, None], mask=is_column[None, :], other=0.0)
-            value = tl.load(values + cell[:, None] + width[None, :], mask=is_column[:, None], other=0.0)
-            peak, weight, total = _gather(queries, key, value, is_column[None, :], scale, peak, weight, total)
+        peak, weight, total = _gather_share(
+            queries, trunks + slot * trunk_stride, begin, end, keys, values, cell_size, scale, peak, weight, total, COLUMNS, D
+        )  # fmt: skip
 
     place = (split * num_rows + node) * Q + query_head
     tl.store(peaks + place, peak, mask=is_row)
@@ -281,17 +277,29 @@ def attend_tails(
         weight = tl.zeros([ROWS], tl.float32)
         total = tl.zeros([ROWS, D], tl.float32)
         end = tl.minimum((tail + 1) * SHARE, length)
-        for start in range(tail * SHARE, end, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
-            is_column = columns < end
-            cell = tl.load(tails + node * TAILS * SHARE + columns, mask=is_column, other=0).to(tl.int64) * cell_size
-            key = tl.load(keys + cell[None, :] + width[:, None], mask=is_column[None, :], other=0.0)
-            value = tl.load(values + cell[:, None] + width[None, :], mask=is_column[:, None], other=0.0)
-            peak, weight, total = _gather(queries, key, value, is_column[None, :], scale, peak, weight, total)
+        peak, weight, total = _gather_share(
+            queries, tails + node * TAILS * SHARE, tail * SHARE, end, keys, values, cell_size, scale, peak, weight, total, COLUMNS, D
+        )  # fmt: skip
         place = ((num_splits - TAILS + tail) * num_rows + node) * Q + query_head
         tl.store(peaks + place, peak, mask=is_row)
         tl.store(peaks + num_splits * num_rows * Q + place, weight, mask=is_row)
         tl.store(totals + place[:, None].to(tl.int64) * D + width[None, :], total, mask=is_row[:, None])
+
+
+@triton.jit
+def _gather_share(
+    queries, cells, begin, end, keys, values, cell_size, scale, peak, weight, total, COLUMNS: tl.constexpr, D: tl.constexpr
+):  # fmt: skip
+    """The columns from `begin` to `end` of a list of cells into the running softmax: the same sums in the same order, whoever asks."""
+    width = tl.arange(0, D)
+    for start in range(begin, end, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        is_column = columns < end
+        cell = tl.load(cells + columns, mask=is_column, other=0).to(tl.int64) * cell_size
+        key = tl.load(keys + cell[None, :] + width[:, None], mask=is_column[None, :], other=0.0)
+        value = tl.load(values + cell[:, None] + width[None, :], mask=is_column[:, None], other=0.0)
+        peak, weight, total = _gather(queries, key, value, is_column[None, :], scale, peak, weight, total)
+    return peak, weight, total
 
 
 @triton.jit

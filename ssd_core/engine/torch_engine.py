@@ -6,7 +6,6 @@ Shapes: N new nodes of a pass, R rows of logits, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -23,6 +22,7 @@ from ssd_core.engine.loader import load_model
 from ssd_core.engine.plain import PlainForward
 from ssd_core.engine.runner import Runner, Work
 from ssd_core.errors import CapacityError, ConfigError
+from ssd_core.fast_path import has_fast_path
 
 MIN_CELLS = 32
 """A pool with fewer holds not even one short session: a prompt, a round's nodes and a few tokens of output."""
@@ -167,11 +167,6 @@ class TorchEngine(Engine):
                 f"model: {type(self._model).__name__} gives other logits through tree attention than by itself "
                 f"(relative difference {difference.item():.2g}, limit {limit}); its attention cannot be replaced"
             )
-
-
-def has_fast_path(device: torch.device) -> bool:
-    """Triton comes with torch's CUDA builds."""
-    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def _check_tokens(vocab_size: int) -> list[int]:

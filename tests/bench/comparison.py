@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.bench.report import Report
 from cluster.bench.summary import Row
-from cluster.bench.table import aligned, histogram
+from cluster.bench.table import aligned, histogram, number
 from cluster.counters import Buckets
 
 VLLM = "vllm-"
@@ -152,26 +152,26 @@ def _line(facts: Facts, scene: Scene, report: Report, row: Row, to_vllm_ar: floa
     held = None if cost.target_held_s is None or cost.draft_held_s is None else cost.target_held_s + cost.draft_held_s
     steps = sums.growth_steps
     return Line(
-        scene.name,
-        row.preset,
-        row.tokens_per_s,
-        row.ratio_to_ar,
-        row.ratio_to_sd,
-        to_vllm_ar,
-        to_vllm_sd,
-        row.first_token_ms,
-        row.decode_tokens_per_s,
-        row.tokens_per_round,
-        row.hit_rate,
-        row.draft_wait_ms,
-        (sums.pass_nodes - sums.prompt_pass_nodes) / passes if passes else None,
-        pass_ms,
-        pass_ms / floor_ms if pass_ms is not None and floor_ms is not None else None,
-        sums.pass_s / row.wall_s,
-        1e3 * sums.growth_busy_s / steps if steps else None,
-        sums.growth_nodes / steps if steps else None,
-        None if held is None else 1e3 * held,
-        sum(difference.preset == row.preset for difference in report.differences),
+        scene=scene.name,
+        contestant=row.preset,
+        tokens_per_s=row.tokens_per_s,
+        to_ar=row.ratio_to_ar,
+        to_sd=row.ratio_to_sd,
+        to_vllm_ar=to_vllm_ar,
+        to_vllm_sd=to_vllm_sd,
+        first_ms=row.first_token_ms,
+        decode_tokens_per_s=row.decode_tokens_per_s,
+        tokens_per_round=row.tokens_per_round,
+        hit_rate=row.hit_rate,
+        wait_ms=row.draft_wait_ms,
+        nodes_per_pass=(sums.pass_nodes - sums.prompt_pass_nodes) / passes if passes else None,
+        pass_ms=pass_ms,
+        of_floor=pass_ms / floor_ms if pass_ms is not None and floor_ms is not None else None,
+        of_free_drafting=sums.pass_s / row.wall_s,
+        growth_ms=1e3 * sums.growth_busy_s / steps if steps else None,
+        growth_nodes=sums.growth_nodes / steps if steps else None,
+        gpu_s_per_1k=None if held is None else 1e3 * held,
+        num_different=sum(difference.preset == row.preset for difference in report.differences),
     )
 
 
@@ -179,22 +179,18 @@ def _cells(line: Line) -> tuple[str, ...]:
     return (
         line.contestant,
         f"{line.tokens_per_s:.1f}",
-        *(_number(ratio, "{:.2f}x") for ratio in (line.to_ar, line.to_sd, line.to_vllm_ar, line.to_vllm_sd)),
-        _number(line.first_ms, "{:.0f}"),
-        _number(line.decode_tokens_per_s, "{:.1f}"),
-        _number(line.tokens_per_round, "{:.2f}"),
-        _number(line.hit_rate, "{:.0%}"),
-        _number(line.wait_ms, "{:.2f}"),
-        _number(line.nodes_per_pass, "{:.1f}"),
-        _number(line.pass_ms, "{:.2f}"),
-        _number(line.of_floor, "{:.2f}x"),
-        _number(line.of_free_drafting, "{:.0%}"),
-        _number(line.growth_ms, "{:.2f}"),
-        _number(line.growth_nodes, "{:.1f}"),
-        _number(line.gpu_s_per_1k, "{:.2f}"),
-        _number(line.num_different, "{:d}"),
+        *(number(ratio, "{:.2f}x") for ratio in (line.to_ar, line.to_sd, line.to_vllm_ar, line.to_vllm_sd)),
+        number(line.first_ms, "{:.0f}"),
+        number(line.decode_tokens_per_s, "{:.1f}"),
+        number(line.tokens_per_round, "{:.2f}"),
+        number(line.hit_rate, "{:.0%}"),
+        number(line.wait_ms, "{:.2f}"),
+        number(line.nodes_per_pass, "{:.1f}"),
+        number(line.pass_ms, "{:.2f}"),
+        number(line.of_floor, "{:.2f}x"),
+        number(line.of_free_drafting, "{:.0%}"),
+        number(line.growth_ms, "{:.2f}"),
+        number(line.growth_nodes, "{:.1f}"),
+        number(line.gpu_s_per_1k, "{:.2f}"),
+        number(line.num_different, "{:d}"),
     )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)

@@ -33,7 +33,7 @@ from cluster.config import HttpConfig, RootConfig
 from cluster.local import LocalService
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from ssd_core.config import EngineConfig, SpeculationConfig
-from ssd_core.engine.inflate import SHAPES, inflate, shape_config
+from ssd_core.engine.inflate import SHAPES
 from ssd_core.engine.loader import load_model, load_tokenizer, resolve
 from ssd_core.engine.sparse_checkpoint import write_sparse
 from tests.bench.comparison import Comparison, Facts, Scene, comparison
@@ -153,10 +153,8 @@ def measure_vllm(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def write_inflated(folder: Path, shape: str, arguments: argparse.Namespace) -> None:
-    name = f"embedded:{folder.name}"
-    model = load_model(EngineConfig(model=name, dtype=arguments.dtype))
-    if shape != "none":
-        model = inflate(model, shape_config(model.config, shape), arguments.device, model.dtype)
+    name = inflated(folder.name, shape)
+    model = load_model(EngineConfig(model=name, device=arguments.device, dtype=arguments.dtype))
     write_sparse(model, folder, resolve(name))
     del model
     torch.cuda.empty_cache()

@@ -12,16 +12,15 @@ from collections.abc import Iterator
 
 from cluster.bench.workload import held_out_prompts
 from ssd_core.config import EngineConfig
-from ssd_core.engine.inflate import SHAPES, inflate, shape_config
-from ssd_core.engine.loader import load_model, load_tokenizer
+from ssd_core.engine.inflate import SHAPES
+from ssd_core.engine.loader import load_tokenizer
 from ssd_core.engine.measure import measure_step_times
 from ssd_core.engine.torch_engine import TorchEngine
 from ssd_core.generate import Pair
 
 
 def inflated_engine(name: str, shape: str) -> TorchEngine:
-    small = load_model(EngineConfig(model=f"embedded:{name}", dtype="bfloat16"))
-    return TorchEngine(inflate(small, shape_config(small.config, shape), "cuda"), 4 * 2**30)
+    return TorchEngine.load(EngineConfig(model=f"embedded:{name}@{shape}", device="cuda", dtype="bfloat16", kv_budget_bytes=4 * 2**30))
 
 
 def inflated_pair(target_shape: str, draft_shape: str) -> Pair:

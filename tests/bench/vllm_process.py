@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
+from cluster.bench.measure import Clock, decode_tokens_per_s
 from ssd_core.config import Config
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 WARM_UP_TOKENS = 16
 """Of each answer before a run is measured: its prompt and a few rounds, so that what is compiled on first use is there."""
-Clock = Callable[[], float]
 COUNTERS = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")
 
 
@@ -124,7 +124,7 @@ class Block:
 
     @property
     def decode_tokens_per_s(self) -> float:
-        return (self.num_tokens - len(self.answers)) / sum(answer.wall_s - answer.first_token_s for answer in self.answers)
+        return decode_tokens_per_s(self.answers)
 
     @property
     def tokens_per_round(self) -> float:
