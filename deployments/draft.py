@@ -11,6 +11,7 @@ from deployments.config import DraftConfig
 from deployments.draft_server import DraftServer
 from deployments.messages import DraftAddress, Sample, Snapshot
 from deployments.metrics import device_sample, histogram_samples
+from ssd_core.timeline import Span
 
 MAX_TARGETS = 64
 """Target replicas one draft can stream growth to: each holds a thread."""
@@ -47,6 +48,9 @@ class DraftActor:
 
     def address(self) -> DraftAddress:
         return DraftAddress(ray.get_runtime_context().get_node_id(), self._server.path)
+
+    def spans(self) -> tuple[Span, ...]:
+        return self._server.spans
 
     def forget(self, target_id: str) -> None:
         self._server.forget(target_id)

@@ -16,6 +16,7 @@ from deployments.loop_thread import LoopThread
 from deployments.wire import WireHub
 from ssd_core.draft_loop import DraftLoop, SessionClose
 from ssd_core.loop_stats import Histogram
+from ssd_core.timeline import Activity, Span
 from ssd_core.types import Growth, GrowthReport
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class DraftServer:
         self._thread = LoopThread(
             "draft",
             self._step,
-            self._wait,
+            self._idle,
             num_threads=config.engine.num_threads,
             niceness=NICENESS,
             on_failure=lambda reason: self._hang_up(),
@@ -121,6 +122,10 @@ class DraftServer:
     @property
     def failure(self) -> str:
         return self._thread.failure
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return self._loop.timeline.spans()
 
     @property
     def path(self) -> str:
@@ -168,12 +173,17 @@ class DraftServer:
         self._thread.stop()
         self._hang_up()
 
-    def _wait(self, timeout_s: float) -> None:
+    def _idle(self, timeout_s: float) -> None:
+        self._loop.timeline.turn(Activity.WAIT)
+        self._read(timeout_s)
+        self._loop.timeline.turn(Activity.HOST)
+
+    def _read(self, timeout_s: float) -> None:
         for target_id, data in self._hub.poll(timeout_s):
             self._take(target_id, data)
 
     def _step(self) -> bool:
-        self._wait(0.0)
+        self._read(0.0)
         report = self._loop.step()
         if report is None:
             return False

@@ -22,6 +22,7 @@ from deployments.config import DraftConfig
 from deployments.draft import DraftActor
 from deployments.leases import Leases
 from deployments.messages import Grant, PoolStatus, Sample, Snapshot
+from ssd_core.timeline import Span
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,11 @@ class SpeculatorPool:
             Sample("ssd_pool_sessions", status.num_sessions),
         )
         return (*self._snapshots.values(), Snapshot("pool", own))
+
+    async def spans(self) -> dict[str, tuple[Span, ...]]:
+        """By draft, what its loop did lately."""
+        handles = dict(self._handles)
+        return dict(zip(handles, await asyncio.gather(*(handle.spans.remote() for handle in handles.values())), strict=True))
 
     # ------------------------------------------------------------ acting
 

@@ -18,6 +18,7 @@ from deployments.metrics import device_sample, link_samples, target_samples
 from deployments.target_server import TargetServer
 from deployments.transport import RayDraftLink
 from ssd_core.link import DraftLink, NoDraft
+from ssd_core.timeline import Span
 from ssd_core.types import Emission, GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,11 @@ class Target:
     async def inventory(self) -> Inventory:
         stats = self._server.stats()
         return Inventory(stats.running, stats.queued, stats.kv_cells - stats.kv_cells_free, stats.store_sessions)
+
+    async def spans(self) -> dict[str, tuple[Span, ...]]:
+        """By name, what the loops of this replica and of all drafts did lately: on one clock where they are on one host."""
+        drafts: dict[str, tuple[Span, ...]] = await find_pool().spans.remote() if self._has_drafts else {}
+        return {f"target-{self._replica_id}": self._server.spans, **drafts}
 
     async def pool(self) -> ActorHandle:
         """For operators and tests; not to be kept."""

@@ -19,6 +19,7 @@ from ssd_core.link import DraftLink, NoDraft
 from ssd_core.loop_stats import LoopStats
 from ssd_core.session import Sink
 from ssd_core.target_loop import TargetLoop
+from ssd_core.timeline import Span
 from ssd_core.types import Emission, GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,10 @@ class TargetServer:
 
     def stats(self) -> LoopStats:
         return self._loop.stats()
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return self._loop.timeline.spans()
 
     def check_health(self) -> None:
         """Raises when the engine's thread has died."""

@@ -31,6 +31,7 @@ from ssd_core.policies.grow import GrowPolicy, Window, build_grow_policy
 from ssd_core.policies.submit import worthwhile
 from ssd_core.rejection import NUM_DRAWN_FROM, draft_distribution, draw
 from ssd_core.sampling import Rows, TokenRule, likeliest, scores
+from ssd_core.timeline import Activity, Timeline
 from ssd_core.tree import NOT_EVALUATED, Candidates, Node, SpeculationTree
 from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
 
@@ -189,6 +190,7 @@ class DraftLoop:
         self._max_step_nodes = max_step_nodes
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._clock = clock
+        self.timeline = Timeline(clock)
         self._inbox: queue.SimpleQueue[DraftMessage] = queue.SimpleQueue()
         self._sessions: dict[str, DraftSession] = {}
         self._refused: set[str] = set()
@@ -384,7 +386,10 @@ class DraftLoop:
             for node in batch.nodes:
                 node.index = batch.session.num_region
                 batch.session.num_region += 1
-        logits = self._engine.evaluate([batch.part() for batch in batches])
+        parts = [batch.part() for batch in batches]
+        self.timeline.turn(Activity.LAUNCH)
+        logits = self._engine.evaluate(parts)
+        self.timeline.turn(Activity.DEVICE)
         for batch in batches:
             session = batch.session
             if not batch.nodes:
@@ -408,6 +413,7 @@ class DraftLoop:
         sessions = [batch.session for batch, nodes in zip(batches, evaluated, strict=True) for _ in nodes]
         best, tokens = likeliest(scores(parts, logits), min(max(session.num_candidates for session in sessions), logits.shape[-1]))
         values = best.cpu().numpy() / np.array([session.score_unit for session in sessions])[:, None]
+        self.timeline.turn(Activity.HOST)
         depths = [batch.session.tree.depth(node) for batch, nodes in zip(batches, evaluated, strict=True) for node in nodes]
         edges = edge_probabilities(values, [session.learned.edges for session in sessions], depths)
         proposals = map(Proposal, tokens.tolist(), values.tolist(), edges.tolist())

@@ -30,6 +30,7 @@ from ssd_core.sampling import Rows, TokenRule, choices, scores
 from ssd_core.session import Sink, TargetSession, logprobs_of
 from ssd_core.store import SpeculationStore
 from ssd_core.switch import Regime, Switch, load_level
+from ssd_core.timeline import Activity, Timeline
 from ssd_core.tree import Node
 from ssd_core.types import Emission, FinishReason, GenerationRequest, Outcome, StepTimes, TokenLogprob
 
@@ -136,6 +137,7 @@ class TargetLoop:
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._draft_timeout_s = draft_timeout_s
         self._clock = clock
+        self.timeline = Timeline(clock)
         self._store = SpeculationStore(engine.vocab_size)
         self._inbox: queue.SimpleQueue[TargetSession] = queue.SimpleQueue()
         self._cancelled: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -206,10 +208,12 @@ class TargetLoop:
     def wait(self, timeout_s: float) -> None:
         """After a `step` that did nothing: until growth, a new request, or the timeout."""
         began = self._clock()
+        self.timeline.turn(Activity.WAIT)
         self._launch = self._verified_at = None
         pauses_s = [session.pause_left_s(self._store[session.id], began) for session in self._running.values() if session.pause is not None]
         self._link.wait(min([timeout_s, *pauses_s]))
         waited = self._clock() - began
+        self.timeline.turn(Activity.HOST)
         for session in self._running.values():
             if session.ready_since is not None:
                 session.count_wait(waited)
@@ -402,10 +406,13 @@ class TargetLoop:
         if self._launch is not None:
             self._learn_round(self._launch, began - self._launch.at)
         self._launch = Launch(began, this_round, self._regime, self._counters.tokens)
+        self.timeline.turn(Activity.LAUNCH)
         logits = self._engine.evaluate(parts)
+        self.timeline.turn(Activity.DEVICE)
         if self._ingests_early:
             self._ingest_until(began + EARLY_SHARE * self._step_times.at(this_round.num_nodes))
         chosen = Chosen(logits, *self._choices(this_round.entries, logits))
+        self.timeline.turn(Activity.HOST)
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
         self._counters.count_pass(this_round.num_nodes, self._verified_at - began, this_round.num_prompt_tokens > 0)
         return chosen

@@ -10,6 +10,7 @@ from cluster.bench.report import Report
 from cluster.bench.summary import Row
 from cluster.bench.table import aligned, histogram, number
 from cluster.counters import Buckets
+from tests.bench.timeline import Window
 
 VLLM = "vllm-"
 HEADER = (
@@ -88,6 +89,8 @@ class Comparison:
     num_different: int
     """... and how many answers parted from the first contestant's."""
     gap_on_hit: Buckets
+    timeline: str
+    """A second of one session's work."""
 
     def text(self) -> str:
         parts = [f"{self.facts.device}\n{self.command}"]
@@ -98,11 +101,14 @@ class Comparison:
         parts.append(f"memory of all GPUs: {self.gpu_bytes / 2**30:.1f} GiB")
         parts.append(f"answers that part from the first contestant's: {self.num_different}, in {self.num_tokens} tokens")
         parts.append("end of a verification to the next launch, on a hit, one request at a time\n" + histogram(self.gap_on_hit))
+        parts.append(self.timeline)
         parts += [f"vLLM {mode} failed:\n{told['error']}" for mode, told in self.vllm.items() if "error" in told]
         return "\n\n".join(parts)
 
 
-def comparison(facts: Facts, command: str, reports: Sequence[tuple[Scene, Report]], vllm: Mapping[str, Any], gpu_bytes: int) -> Comparison:
+def comparison(
+    facts: Facts, command: str, reports: Sequence[tuple[Scene, Report]], vllm: Mapping[str, Any], gpu_bytes: int, timeline: Window
+) -> Comparison:
     """`vllm`: by mode, what its process wrote."""
     lines = [line for scene, report in reports for line in _lines(facts, scene, report, vllm)]
     service = reports[0][1].service
@@ -117,6 +123,7 @@ def comparison(facts: Facts, command: str, reports: Sequence[tuple[Scene, Report
         num_tokens=sum(row.num_tokens for _, report in reports for row in report.rows[1:]),
         num_different=sum(len(report.differences) for _, report in reports),
         gap_on_hit=sum((report.gap_on_hit for report in alone), Buckets()),
+        timeline=timeline.text(),
     )
 
 
@@ -192,5 +199,5 @@ def _cells(line: Line) -> tuple[str, ...]:
         number(line.growth_ms, "{:.2f}"),
         number(line.growth_nodes, "{:.1f}"),
         number(line.gpu_s_per_1k, "{:.2f}"),
-        number(line.num_different, "{:d}"),
+        number(line.num_different, "{:.0f}"),
     )

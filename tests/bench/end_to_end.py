@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ import torch
 from cluster.bench.report import Report
 from cluster.bench.run import run_bench
 from cluster.bench.workload import Workload, held_out_prompts
-from cluster.client import RestClient
+from cluster.client import CompletionRequest, RestClient
 from cluster.commands.common import progress
 from cluster.config import HttpConfig, RootConfig
-from cluster.local import LocalService
+from cluster.local import APP_NAME, LocalService
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from ssd_core.config import EngineConfig, SpeculationConfig
 from ssd_core.engine.inflate import SHAPES
@@ -38,9 +38,12 @@ from ssd_core.engine.loader import load_model, load_tokenizer, resolve
 from ssd_core.engine.sparse_checkpoint import write_sparse
 from tests.bench.comparison import Comparison, Facts, Scene, comparison
 from tests.bench.passes import copy_bandwidth
+from tests.bench.timeline import Window, last_second
 
 OUTPUT_ROOM = 64
 """Tokens between a prompt of the longest context with its answer and the longest sequence of the engines."""
+TIMELINE_TOKENS = 512
+"""Of the answer whose last second is drawn."""
 WIDTH = {"tree_nodes": 32, "branching": 6, "growth_width": 64, "growth_limit": 512, "lookahead": 10, "fan_out": 4}
 """A pass over 32 nodes costs a GPU hardly more than one over a single node: more is submitted and grown than on a CPU. The best of
 those that NOTES.md tried in virtual time."""
@@ -74,7 +77,7 @@ def service_config(arguments: argparse.Namespace) -> RootConfig:
     common: dict[str, Any] = {
         "device": arguments.device,
         "dtype": arguments.dtype,
-        "max_model_len": max(arguments.context) + arguments.max_tokens + OUTPUT_ROOM,
+        "max_model_len": max_model_len(arguments),
         "prefill_chunk_tokens": arguments.prefill_chunk_tokens,
     }
     target = EngineConfig(
@@ -96,12 +99,23 @@ def service_config(arguments: argparse.Namespace) -> RootConfig:
     )
 
 
+def max_model_len(arguments: argparse.Namespace) -> int:
+    return max(arguments.context) + max(arguments.max_tokens, TIMELINE_TOKENS) + OUTPUT_ROOM
+
+
 def inflated(name: str, shape: str) -> str:
     return f"embedded:{name}" + ("" if shape == "none" else f"@{shape}")
 
 
-def measure_ours(arguments: argparse.Namespace, command: str) -> tuple[list[tuple[Scene, Report]], int]:
-    """And the bytes that both models' GPUs hold meanwhile."""
+@dataclass(frozen=True, slots=True)
+class Ours:
+    reports: list[tuple[Scene, Report]]
+    gpu_bytes: int
+    """What both models' GPUs hold meanwhile."""
+    timeline: Window
+
+
+def measure_ours(arguments: argparse.Namespace, command: str) -> Ours:
     reports = []
     with LocalService(service_config(arguments), progress=progress) as service, RestClient(service.url) as client:
         for scene in scenes(arguments):
@@ -116,7 +130,16 @@ def measure_ours(arguments: argparse.Namespace, command: str) -> tuple[list[tupl
                 warm_up_tokens=arguments.max_tokens,
             )
             reports.append((scene, run_bench(workload, client, command, progress)))
-        return reports, gpu_bytes_used() if arguments.device == "cuda" else 0
+        return Ours(reports, gpu_bytes_used() if arguments.device == "cuda" else 0, draw(client, arguments))
+
+
+def draw(client: RestClient, arguments: argparse.Namespace) -> Window:
+    """The last second of one answer of the last preset."""
+    from ray import serve
+
+    prompt = prompts_of(arguments.context[0], 1)[0]
+    client.complete(CompletionRequest(prompt, preset=arguments.presets[-1], max_tokens=TIMELINE_TOKENS, ignore_eos=True))
+    return last_second(serve.get_deployment_handle("Target", APP_NAME).spans.remote().result())
 
 
 def gpu_bytes_used() -> int:
@@ -170,7 +193,7 @@ def start_vllm(
         "draft": str(models["draft"]),
         "num_speculative_tokens": arguments.vllm_tokens,
         "dtype": arguments.dtype,
-        "max_model_len": max(arguments.context) + arguments.max_tokens + OUTPUT_ROOM,
+        "max_model_len": max_model_len(arguments),
         "gpu_memory_utilization": 0.92,
         "kv_cache_memory_bytes": int((arguments.kv_gib + (arguments.draft_kv_gib if mode == "sd" else 0)) * 2**30),
         "enforce_eager": False,
@@ -218,6 +241,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-step-nodes", type=int, default=64)
     parser.add_argument("--prefill-chunk-tokens", type=int, default=1024)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--trace", type=Path, help="the second of work, for chrome://tracing or Perfetto")
     return parser.parse_args(argv)
 
 
@@ -225,12 +249,18 @@ def main() -> None:
     arguments = parse()
     command = shlex.join(["python", "-m", "tests.bench.end_to_end", *sys.argv[1:]])
     known = facts(arguments)
-    reports, num_bytes = measure_ours(arguments, command)
-    vllm: dict[str, Any] = {}
+    ours = measure_ours(arguments, command)
+    if arguments.trace:
+        arguments.trace.write_text(json.dumps(ours.timeline.trace()))
+    tell(arguments, comparison(known, command, ours.reports, {}, ours.gpu_bytes, ours.timeline))
     if arguments.vllm:
         with tempfile.TemporaryDirectory() as folder:
             vllm = measure_vllm(arguments, Path(folder))
-    result: Comparison = comparison(known, command, reports, vllm, num_bytes)
+        tell(arguments, comparison(known, command, ours.reports, vllm, ours.gpu_bytes, ours.timeline))
+
+
+def tell(arguments: argparse.Namespace, result: Comparison) -> None:
+    """Also before vLLM is measured: should that break, this is not lost."""
     sys.stdout.write(result.text() + "\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(asdict(result), indent=1))
