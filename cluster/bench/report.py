@@ -69,7 +69,6 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def to_json(self) -> str:
-        """Strict JSON: the open end of the histogram is null."""
         content: dict[str, Any] = {
             "model": self.model,
             "machine": asdict(self.machine),
@@ -83,7 +82,7 @@ class Report:
             "rows": [asdict(row) for row in self.rows],
             "requests": [request for result in self.results for request in _requests(result)],
         }
-        return json.dumps(_finite(content), indent=1, allow_nan=False)
+        return strict_json(content)
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +137,11 @@ def make_report(
 ) -> Report:
     rows, found = tuple(summarise(results)), tuple(differences(results))
     return Report(model, machine, command, workload, service, rows, found, tuple(results), tuple(peer_choices), tuple(peer_differences))
+
+
+def strict_json(content: Any) -> str:
+    """What is not finite, as the open end of a histogram, is null."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
 def _requests(result: BlockResult) -> list[dict[str, Any]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.bench.report import Report
+from cluster.bench.report import Report, strict_json
 from cluster.bench.summary import Row
 from cluster.bench.table import aligned, histogram, number
 from cluster.counters import Buckets
@@ -104,6 +104,9 @@ class Comparison:
         parts.append(self.timeline)
         parts += [f"vLLM {mode} failed:\n{told['error']}" for mode, told in self.vllm.items() if "error" in told]
         return "\n\n".join(parts)
+
+    def to_json(self) -> str:
+        return strict_json(asdict(self))
 
 
 def comparison(

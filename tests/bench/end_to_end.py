@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -263,7 +263,7 @@ def tell(arguments: argparse.Namespace, result: Comparison) -> None:
     """Also before vLLM is measured: should that break, this is not lost."""
     sys.stdout.write(result.text() + "\n")
     if arguments.json:
-        arguments.json.write_text(json.dumps(asdict(result), indent=1))
+        arguments.json.write_text(result.to_json())
 
 
 if __name__ == "__main__":

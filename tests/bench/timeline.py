@@ -35,18 +35,20 @@ class Window:
 
     def gaps_s(self, loop: str) -> list[float]:
         """Between the end of one pass and the beginning of the next on the device, however the time was spent."""
-        passes = [span for span in self.spans[loop] if span.activity is Activity.DEVICE]
-        return [after.began - before.ended for before, after in pairwise(passes)]
+        return [after.began - before.ended for before, after in pairwise(self._passes(loop))]
 
     def text(self) -> str:
         rows: list[tuple[str, ...]] = [("loop", "passes", *Activity, "median gap ms", "longest")]
         for loop in self.spans:
             gaps = self.gaps_s(loop) or [0.0]
             shares = (f"{share:.0%}" for share in self.shares(loop).values())
-            rows.append((loop, str(len(gaps) + 1), *shares, f"{1e3 * median(gaps):.2f}", f"{1e3 * max(gaps):.2f}"))
+            rows.append((loop, str(len(self._passes(loop))), *shares, f"{1e3 * median(gaps):.2f}", f"{1e3 * max(gaps):.2f}"))
         legend = ", ".join(f"{sign} {activity}" for activity, sign in SIGNS.items())
         pictures = [f"{loop}\n" + "\n".join(self._lines(loop)) for loop in self.spans]
         return "\n".join([aligned(rows), f"a sign a millisecond: {legend}", *pictures])
+
+    def _passes(self, loop: str) -> list[Span]:
+        return [span for span in self.spans[loop] if span.activity is Activity.DEVICE]
 
     def _lines(self, loop: str) -> Iterator[str]:
         num_ticks = round((self.ended - self.began) / TICK_S)
