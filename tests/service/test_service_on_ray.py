@@ -12,6 +12,7 @@ import pytest
 
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from ssd_core.config import EngineConfig
+from ssd_core.timeline import Activity
 from tests.service.on_ray import PROMPT, Running, eventually, running_service, streamed, whole
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(150)]
@@ -60,6 +61,17 @@ async def test_python_callers_get_the_same_tokens(service: Running, client: http
     chunks = await asyncio.to_thread(call)
     assert [token for chunk in chunks for token in chunk.token_ids] == expected["token_ids"]
     assert chunks[-1].finish_reason == "length" and chunks[-1].stats.num_tokens == 30
+
+
+async def test_every_loop_tells_its_passes_on_one_clock(service: Running, client: httpx.AsyncClient) -> None:
+    began = time.perf_counter()
+    await whole(client, max_tokens=30, preset="sd")
+    loops = await service.target.spans.remote()
+    ended = time.perf_counter()
+    drafts = (await service.pool_status()).drafts
+    assert [name for name in loops if not name.startswith("target-")] == list(drafts) and len(loops) == 1 + len(drafts)
+    for name, spans in loops.items():
+        assert any(span.activity is Activity.DEVICE and began < span.began < span.ended < ended for span in spans), name
 
 
 async def test_a_python_caller_hears_which_field_is_wrong(service: Running) -> None:
