@@ -36,8 +36,8 @@ from ssd_core.config import EngineConfig, SpeculationConfig
 from ssd_core.engine.inflate import SHAPES
 from ssd_core.engine.loader import load_model, load_tokenizer, resolve
 from ssd_core.engine.sparse_checkpoint import write_sparse
+from tests.bench.bandwidth import copy_bandwidth
 from tests.bench.comparison import Comparison, Facts, Scene, comparison
-from tests.bench.passes import copy_bandwidth
 from tests.bench.timeline import Window, last_second
 
 OUTPUT_ROOM = 64

@@ -25,6 +25,7 @@ from ssd_core.engine.inflate import COMMON, SHAPES, empty_model
 from ssd_core.engine.measure import fill_trunk
 from ssd_core.engine.torch_engine import TorchEngine
 from ssd_core.sampling import choices, likeliest
+from tests.bench.bandwidth import copy_bandwidth
 
 WARM_UP, REPEATS = 4, 15
 ROOM = 256
@@ -88,21 +89,6 @@ def replay_s(engine: TorchEngine) -> float:
     after.record()
     after.synchronize()
     return before.elapsed_time(after) / 1e3
-
-
-def copy_bandwidth() -> float:
-    """Bytes a second, read and written."""
-    source = torch.randn(2**29, device="cuda")
-    target = torch.empty_like(source)
-    times = []
-    for _ in range(8):
-        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        before.record()
-        target.copy_(source)
-        after.record()
-        after.synchronize()
-        times.append(before.elapsed_time(after) / 1e3)
-    return 2 * source.nbytes / median(times)
 
 
 def main() -> None:
