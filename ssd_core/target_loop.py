@@ -330,15 +330,18 @@ class TargetLoop:
         return True
 
     def _entries(self, ready: list[TargetSession]) -> list[Entry]:
-        """Prompt chunks within the pass's budget, and for the others what their policies submit, sized over the whole pass."""
+        """Prompt chunks within the pass's budget, and for the others what their policies submit, sized over the whole pass. A prompt is cut
+        where it would be cut alone: how its chunks round does not hang on who else is there."""
         entries: list[Entry] = []
         budget = self._prefill_chunk_tokens
         for session in ready:
-            pending = tuple(session.tokens[self._engine.trunk_length(session.id) :])
-            if len(pending) > 1 and budget <= 0:
-                continue
-            chunk = pending if len(pending) == 1 else pending[:budget]
-            budget -= len(chunk) if len(pending) > 1 else 0
+            length = self._engine.trunk_length(session.id)
+            pending = tuple(session.tokens[length:])
+            chunk = pending[: self._prefill_chunk_tokens - length % self._prefill_chunk_tokens]
+            if len(pending) > 1:
+                if len(chunk) > budget:
+                    continue
+                budget -= len(chunk)
             is_last_chunk = len(chunk) == len(pending)
             nodes: list[Node] = []
             if is_last_chunk and session.speculates:

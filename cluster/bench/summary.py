@@ -81,10 +81,14 @@ def summarise(results: Sequence[BlockResult]) -> list[Row]:
 
 
 def differences(results: Iterable[BlockResult]) -> list[Difference]:
-    """Empty when every preset and every repeat gave the same tokens for the same prompt, temperature and seed. Peers stand apart."""
+    """Empty when every preset and every repeat gave the same tokens for the same prompt, temperature and seed: the first preset's, whoever
+    went first. Peers stand apart."""
     reference: dict[tuple[int, float], tuple[str, Completion]] = {}
     found: list[Difference] = []
-    for result in (result for result in results if result.block.preset not in PEERS):
+    by_preset: dict[str, list[BlockResult]] = defaultdict(list)
+    for result in results:
+        by_preset[result.block.preset].append(result)
+    for result in (result for preset, own in by_preset.items() if preset not in PEERS for result in own):
         for case, completion in zip(result.block.cases, result.completions, strict=True):
             preset, first = reference.setdefault((case.prompt_index, case.temperature), (result.block.preset, completion))
             if completion.token_ids != first.token_ids:

@@ -304,13 +304,15 @@ def _gather_share(
 
 @triton.jit
 def _gather(queries, key, value, is_seen, scale, peak, weight, total):
-    """One block of columns into the running softmax."""
+    """One block of columns into the running softmax. The weights' sum is a product, too: unlike a reduction's, its order does not hang on
+    how many rows there are."""
     scores = tl.where(is_seen, tl.dot(queries, key) * scale, NEVER)
     new_peak = tl.maximum(peak, tl.max(scores, 1))
-    weights = tl.where(is_seen, tl.exp(scores - new_peak[:, None]), 0.0)
+    weights = tl.where(is_seen, tl.exp(scores - new_peak[:, None]), 0.0).to(value.dtype)
     fade = tl.exp(peak - new_peak)
-    total = tl.dot(weights.to(value.dtype), value, total * fade[:, None])
-    return new_peak, weight * fade + tl.sum(weights, 1), total
+    total = tl.dot(weights, value, total * fade[:, None])
+    ones = tl.full([value.shape[0], 8], 1.0, value.dtype)
+    return new_peak, weight * fade + tl.max(tl.dot(weights, ones), 1), total
 
 
 @triton.jit(do_not_specialize=["num_splits"])

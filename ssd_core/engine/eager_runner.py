@@ -23,6 +23,9 @@ class EagerRunner:
     def __init__(self, forward: Forward, pools: Sequence[torch.Tensor], shapes: Sequence[CellShape]) -> None:
         self._forward, self._pools, self._shapes = forward, pools, shapes
 
+    def prepare(self, max_nodes: int) -> None:
+        """It builds nothing."""
+
     def open(self, session_id: str) -> None:
         """It keeps nothing of sessions."""
 

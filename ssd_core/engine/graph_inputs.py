@@ -6,7 +6,8 @@ M nodes of the bucket.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -51,24 +52,56 @@ class PassShape(NamedTuple):
 
 
 def pass_shape(work: Work, group: int) -> PassShape:
-    """`group` query heads to a key-value head."""
-    nodes_per_item = min(power_of_two(max(work.num_new)), floor_power_of_two(max(1, MAX_ROWS // group)))
-    num_items = power_of_two(sum(-(-new // nodes_per_item) for new in work.num_new))
-    num_nodes = max(LEAST_NODES, power_of_two(len(work.tokens)))
-    share = SHARE if num_nodes <= MAX_STREAMED else SHARE * num_nodes // MORE_SHARE
+    """`group` query heads to a key-value head. Few values of each size: every shape is a graph to capture."""
+    num_nodes = _bucket(len(work.tokens))
+    is_streamed = num_nodes <= MAX_STREAMED
+    nodes_per_item = 1 if max(work.num_new) == 1 else _most_per_item(num_nodes, group)
+    fits = sum(-(-new // nodes_per_item) for new in work.num_new) <= num_nodes // nodes_per_item
+    share = SHARE if is_streamed else SHARE * num_nodes // MORE_SHARE
     longest = max(len(session.trunk) for session in work.sessions)
     deepest = max(max(session.depths[-new:]) for session, new in zip(work.sessions, work.num_new, strict=True))
-    has_tails = num_nodes <= MAX_STREAMED and deepest < (TAILS - 1) * SHARE
+    has_tails = is_streamed and deepest < (TAILS - 1) * SHARE
     num_shares = longest // share if has_tails else -(-longest // share)
+    num_kept = len(work.kept)
     return PassShape(
-        num_nodes,
-        nodes_per_item,
-        num_items,
-        has_tails,
-        share,
-        (power_of_two(num_shares) if num_shares else 0) + (TAILS if has_tails else 1),
-        max(LEAST_NODES, power_of_two(len(work.kept))) if work.kept else 0,
+        num_nodes=num_nodes,
+        nodes_per_item=nodes_per_item,
+        num_items=num_nodes // nodes_per_item if fits else num_nodes,
+        has_tails=has_tails,
+        share=share,
+        num_splits=(power_of_two(num_shares) if num_shares else 0) + (TAILS if has_tails else 1),
+        num_rows=0 if num_kept == 0 else num_nodes if is_streamed else _bucket(num_kept),
     )
+
+
+def decoding_shapes(max_position: int, group: int) -> Iterator[PassShape]:
+    """Of all passes that are streamed, want logits and are no deeper than tails go."""
+    largest_split = power_of_two(max(1, max_position // SHARE))
+    for num_nodes in buckets(LEAST_NODES, MAX_STREAMED):
+        most = _most_per_item(num_nodes, group)
+        layouts = dict.fromkeys([(1, num_nodes), (most, num_nodes // most), (most, num_nodes)])
+        for (nodes_per_item, num_items), split in product(layouts, [0, *buckets(1, largest_split)]):
+            yield PassShape(num_nodes, nodes_per_item, num_items, True, SHARE, split + TAILS, num_nodes)
+
+
+def reading_shapes(max_nodes: int, max_position: int, group: int) -> Iterator[PassShape]:
+    """One of each size of the passes that read up to `max_nodes` tokens of a prompt at once and are not streamed."""
+    for num_nodes in buckets(2 * MAX_STREAMED, _bucket(max_nodes)):
+        share, most = SHARE * num_nodes // MORE_SHARE, _most_per_item(num_nodes, group)
+        yield PassShape(num_nodes, most, num_nodes // most, False, share, power_of_two(max(1, -(-max_position // share))) + 1, LEAST_NODES)
+
+
+def buckets(first: int, last: int) -> list[int]:
+    """Powers of two."""
+    return [1 << i for i in range(first.bit_length() - 1, last.bit_length())]
+
+
+def _bucket(size: int) -> int:
+    return max(LEAST_NODES, power_of_two(size))
+
+
+def _most_per_item(num_nodes: int, group: int) -> int:
+    return min(num_nodes, floor_power_of_two(max(1, MAX_ROWS // group)))
 
 
 def num_numbers(num_cells: int) -> int:

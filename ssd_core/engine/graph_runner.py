@@ -1,7 +1,8 @@
 """The fast path on CUDA for the Qwen3 and Llama families: few kernels a layer, replayed as one CUDA graph.
 
-A graph is fixed, so passes are padded to buckets: of nodes, of attention's items, and of rows that want logits. What differs from pass to
-pass lies in buffers that the graph reads. Where a session's trunk lies is kept on the device and only added to.
+A graph is fixed, so passes are padded to buckets: of nodes, of attention's items, and of shares of the trunk. What differs from pass to
+pass lies in buffers that the graph reads. Where a session's trunk lies is kept on the device and only added to. Passes that read a long
+piece of a prompt are launched without a graph: they last so long that launching hides behind them, and few are alike.
 
 Shapes: M nodes of the bucket; V vocabulary; the rest as in `cuda_kernels`.
 """
@@ -30,11 +31,14 @@ from ssd_core.engine.graph_inputs import (
     TAILS,
     PassShape,
     Table,
+    decoding_shapes,
     num_numbers,
     pass_shape,
+    reading_shapes,
     write_numbers,
 )
 from ssd_core.engine.lean import can_be_lean, take
+from ssd_core.engine.pass_groups import grouped, taken
 from ssd_core.engine.runner import Work
 from ssd_core.errors import CapacityError
 
@@ -118,6 +122,7 @@ class GraphRunner:
         self._eps: float = config.rms_norm_eps
         self.scaling: float = decoder.layers[0].self_attn.scaling
         self._pools = pools
+        self._spare_cell = len(pools[0]) - 1
         self._embedding: torch.Tensor = decoder.embed_tokens.weight.detach()
         rotary = decoder.rotary_emb
         angles = torch.arange(max_position, device=self.device).float()[:, None] * rotary.inv_freq.float()
@@ -156,17 +161,39 @@ class GraphRunner:
 
     # ------------------------------------------------------------ a pass
 
+    def prepare(self, max_nodes: int) -> None:
+        """Capture the graphs of all passes that decode, and compile what the others launch. No session is open yet."""
+        positions, group = self.trunks.shape[1], self.sizes.Q // self.sizes.H
+        with torch.inference_mode(), self._on_device:
+            for shape in decoding_shapes(positions, group):
+                self._tell_nothing(shape)
+                self._graph(shape)
+            for shape in reading_shapes(max_nodes, positions, group):
+                self._tell_nothing(shape)
+                self._launch(shape)
+
     @torch.inference_mode()
     def run(self, work: Work) -> torch.Tensor:
-        shape = pass_shape(work, self.sizes.Q // self.sizes.H)
+        """Parts that are streamed together give the same logits, bit for bit, as each alone; a longer one is a pass of its own for that."""
+        groups = grouped(work.num_new, products.MAX_STREAMED)
         with self._on_device:
-            self._tell(work, shape)
-            if self.device.type == "cuda":
-                self.newest = self._graph(shape)
-                self.newest.replay()
-            else:
-                self._launch(shape)
-            return self._logits_of(shape)[: len(work.kept)]
+            if len(groups) == 1:
+                return self._pass(work)
+            logits: dict[int, torch.Tensor] = {}
+            for parts in groups:
+                some, num_rows = taken(work, parts)
+                logits.update(zip(parts, self._pass(some).clone().split(num_rows), strict=True))
+            return torch.cat([logits[part] for part in range(len(work.num_new))])
+
+    def _pass(self, work: Work) -> torch.Tensor:
+        shape = pass_shape(work, self.sizes.Q // self.sizes.H)
+        self._tell(work, shape)
+        if self.device.type == "cuda" and shape.num_nodes <= products.MAX_STREAMED:
+            self.newest = self._graph(shape)
+            self.newest.replay()
+        else:
+            self._launch(shape)
+        return self._logits_of(shape)[: len(work.kept)]
 
     def _tell(self, work: Work, shape: PassShape) -> None:
         """Bring the pass's numbers to the device, in one copy."""
@@ -174,12 +201,17 @@ class GraphRunner:
             self._told.synchronize()  # the last copy has left the room
         ids = [session.session_id for session in work.sessions]
         table = Table([self._slots[i] for i in ids], [self._known[i] for i in ids], self.trunks.shape[1])
-        used = write_numbers(self._room.numpy(), work, shape, table, spare_cell=len(self._pools[0]) - 1)
+        used = write_numbers(self._room.numpy(), work, shape, table, self._spare_cell)
         self.numbers[:used].copy_(self._room[:used], non_blocking=True)
         if self._told is not None:
             self._told.record()
         for session in work.sessions:
             self._known[session.session_id] = len(session.trunk)
+
+    def _tell_nothing(self, shape: PassShape) -> None:
+        """Of padding nodes only."""
+        self.numbers.zero_()
+        self.numbers[HEADER : HEADER + PER_NODE * shape.num_nodes].view(PER_NODE, -1)[2] = self._spare_cell
 
     def _graph(self, shape: PassShape) -> torch.cuda.CUDAGraph:
         if shape not in self._graphs:

@@ -67,7 +67,9 @@ class TorchEngine(Engine):
     @classmethod
     def load(cls, config: EngineConfig) -> TorchEngine:
         torch.set_num_threads(config.num_threads)
-        return cls(load_model(config), config.kv_budget_bytes, config.max_model_len)
+        engine = cls(load_model(config), config.kv_budget_bytes, config.max_model_len)
+        engine._runner.prepare(config.prefill_chunk_tokens)
+        return engine
 
     def __repr__(self) -> str:
         return f"TorchEngine({type(self._model).__name__}, {self._dtype}, {self._device}, {self._cells})"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cluster.bench.measure import decode_tokens_per_s
 from cluster.bench.report import Report, strict_json
 from cluster.bench.summary import Row
 from cluster.bench.table import aligned, histogram, number
@@ -123,11 +124,16 @@ def comparison(
         gpu_bytes=gpu_bytes,
         lines=tuple(lines),
         vllm=vllm,
-        num_tokens=sum(row.num_tokens for _, report in reports for row in report.rows[1:]),
+        num_tokens=sum(_num_compared(report) for _, report in reports),
         num_different=sum(len(report.differences) for _, report in reports),
         gap_on_hit=sum((report.gap_on_hit for report in alone), Buckets()),
         timeline=timeline.text(),
     )
+
+
+def _num_compared(report: Report) -> int:
+    """Tokens of all answers but those that the others are compared with."""
+    return sum(row.num_tokens for row in report.rows) - report.rows[0].num_tokens // report.workload.repeats
 
 
 def _lines(facts: Facts, scene: Scene, report: Report, vllm: Mapping[str, Any]) -> Iterator[Line]:
@@ -137,7 +143,8 @@ def _lines(facts: Facts, scene: Scene, report: Report, vllm: Mapping[str, Any]) 
         return speed / theirs[mode]["tokens_per_s"] if mode in theirs else None
 
     for row in report.rows:
-        yield _line(facts, scene, report, row, to("ar", row.tokens_per_s), to("sd", row.tokens_per_s))
+        speed = row.num_tokens / row.wall_s
+        yield _line(facts, scene, report, row, to("ar", speed), to("sd", speed))
     for mode, run in theirs.items():
         speed = run["tokens_per_s"]
         yield Line(
@@ -161,16 +168,17 @@ def _line(facts: Facts, scene: Scene, report: Report, row: Row, to_vllm_ar: floa
     floor_ms = facts.floor_ms(report.service.target_flops_per_node)
     held = None if cost.target_held_s is None or cost.draft_held_s is None else cost.target_held_s + cost.draft_held_s
     steps = sums.growth_steps
+    answers = [answer for result in report.results if result.block.preset == row.preset for answer in result.completions]
     return Line(
         scene=scene.name,
         contestant=row.preset,
-        tokens_per_s=row.tokens_per_s,
+        tokens_per_s=row.num_tokens / row.wall_s,
         to_ar=row.ratio_to_ar,
         to_sd=row.ratio_to_sd,
         to_vllm_ar=to_vllm_ar,
         to_vllm_sd=to_vllm_sd,
         first_ms=row.first_token_ms,
-        decode_tokens_per_s=row.decode_tokens_per_s,
+        decode_tokens_per_s=decode_tokens_per_s(answers),
         tokens_per_round=row.tokens_per_round,
         hit_rate=row.hit_rate,
         wait_ms=row.draft_wait_ms,

@@ -146,8 +146,8 @@ def gpu_bytes_used() -> int:
     return sum(total - free for free, total in map(torch.cuda.mem_get_info, range(torch.cuda.device_count())))
 
 
-def measure_vllm(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """By mode, what its process wrote. Each GPU has one engine at a time."""
+def measure_vllm(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """By mode, what its process wrote: of ever more modes. Each GPU has one engine at a time."""
     models = {"model": folder / "target", "draft": folder / "draft"}
     for (key, path), shape in zip(models.items(), (arguments.shape, arguments.draft_shape), strict=True):
         progress(f"writing the {key}'s checkpoint")
@@ -172,7 +172,7 @@ def measure_vllm(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             code = process.wait()
             path = folder / f"{mode}.result.json"
             results[mode] = json.loads(path.read_text()) if code == 0 else {"error": (folder / f"{mode}.log").read_text()[-4000:]}
-    return results
+        yield results
 
 
 def write_inflated(folder: Path, shape: str, arguments: argparse.Namespace) -> None:
@@ -253,14 +253,13 @@ def main() -> None:
     if arguments.trace:
         arguments.trace.write_text(json.dumps(ours.timeline.trace()))
     tell(arguments, comparison(known, command, ours.reports, {}, ours.gpu_bytes, ours.timeline))
-    if arguments.vllm:
-        with tempfile.TemporaryDirectory() as folder:
-            vllm = measure_vllm(arguments, Path(folder))
-        tell(arguments, comparison(known, command, ours.reports, vllm, ours.gpu_bytes, ours.timeline))
+    with tempfile.TemporaryDirectory() as folder:
+        for vllm in measure_vllm(arguments, Path(folder)) if arguments.vllm else ():
+            tell(arguments, comparison(known, command, ours.reports, vllm, ours.gpu_bytes, ours.timeline))
 
 
 def tell(arguments: argparse.Namespace, result: Comparison) -> None:
-    """Also before vLLM is measured: should that break, this is not lost."""
+    """Also before vLLM is measured, and after each of its modes: should one break, nothing is lost."""
     sys.stdout.write(result.text() + "\n")
     if arguments.json:
         arguments.json.write_text(result.to_json())

@@ -130,6 +130,24 @@ def test_a_nodes_logits_are_the_same_whoever_else_is_in_the_pass(monkeypatch: py
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: the interpreter's sums hang on the size of a product")
+def test_nor_do_they_hang_on_a_long_prompt_that_is_read_in_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, _ = engines("qwen3", monkeypatch)
+    fast.open("a", 64)
+    fast.evaluate([Part("a", range(3, 12), range(TRUNK_END, 8), logits_from=9)])
+    fast.advance("a", range(9))
+    node = Part("a", [5], [TRUNK_END])
+    prompt = Part("b", [i % VOCAB for i in range(300)], range(TRUNK_END, 299), logits_from=299)
+    logits = []
+    for parts in ([node], [prompt], [prompt, node]):
+        fast.open("b", 320)
+        logits.append(run(fast, parts))
+        fast.advance("a", [], [])
+        fast.close("b")
+    alone, read, both = logits
+    assert torch.equal(both, torch.cat([read, alone]))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: the interpreter's sums hang on the size of a product")
 def test_a_nodes_logits_are_the_same_in_a_tree_and_in_the_trunk() -> None:
     """So speculation gives plain decoding's tokens to the last bit: here over the end of a share, with siblings, grown in two steps."""
     sizes = {**SHAPE, "hidden_size": 256, "num_attention_heads": 8, "head_dim": 128, "intermediate_size": 512}
@@ -151,19 +169,21 @@ def test_a_nodes_logits_are_the_same_in_a_tree_and_in_the_trunk() -> None:
     assert torch.equal(tree[::2], torch.stack(plain))
 
 
-def test_products_of_many_rows_go_through_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_of_many_rows_go_through_the_library_apart_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (products, graph_inputs):
-        monkeypatch.setattr(module, "MAX_STREAMED", 8)
+        monkeypatch.setattr(module, "MAX_STREAMED", 16)
     monkeypatch.setattr(graph_inputs, "SHARE", 16)
     monkeypatch.setattr(graph_runner, "COLUMNS", 16)
     fast, plain = engines("llama", monkeypatch)
     chunk = Part("a", range(20), range(TRUNK_END, 19))
     for engine in (fast, plain):
         engine.open("a", 64)
+        engine.open("b", 8)
     assert_alike(run(fast, [chunk]), run(plain, [chunk]))
     for engine in (fast, plain):
         engine.advance("a", range(20))
-    assert_alike(run(fast, [chunk]), run(plain, [chunk]))
+    few = Part("b", [3, 4], [TRUNK_END, 0], logits_from=1)
+    assert_alike(run(fast, [chunk, few]), run(plain, [chunk, few]))
 
 
 def test_more_sessions_than_it_has_slots_for_are_refused_and_hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,3 +213,20 @@ def test_in_bfloat16_a_graph_replays_with_new_inputs(name: str) -> None:
         engine.close("a")
         own = expected(torch.tensor([prompt], device=DEVICE), use_cache=False).logits[0].float()
         assert torch.linalg.vector_norm(logits - own) / torch.linalg.vector_norm(own) < 2e-2
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+def test_decoding_captures_no_graph_that_was_not_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, _ = engines("qwen3", monkeypatch)
+    runner = fast._runner
+    assert isinstance(runner, GraphRunner)
+    runner.prepare(256)
+    prepared = set(runner._graphs)
+    for session, length in (("a", 5), ("b", 100), ("c", 300)):
+        fast.open(session, 400)
+        fast.evaluate([Part(session, [i % VOCAB for i in range(length)], range(TRUNK_END, length - 1), logits_from=length - 1)])
+        fast.advance(session, range(length))
+        fast.evaluate([Part(session, range(7), range(TRUNK_END, 6))])
+        fast.advance(session, range(3))
+    fast.evaluate([Part(session, range(40), [TRUNK_END] * 40) for session in "abc"])
+    assert set(runner._graphs) == prepared
