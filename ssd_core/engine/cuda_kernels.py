@@ -167,11 +167,11 @@ def learn_trunks(numbers, trunks, BLOCK: tl.constexpr):
 @triton.jit(do_not_specialize=["num_splits"])
 def attend(
     query, pool, trunks, numbers, items, lineages, totals, peaks, scale, trunk_stride, num_rows, cell_size, num_splits,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARE: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
+    ROWS: tl.constexpr, SHARE: tl.constexpr, LONE: tl.constexpr, SPAN: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
     HAS_TREE: tl.constexpr,
 ):  # fmt: skip
-    """One program an item (nodes of one session), key-value head and share: SHARE columns of the trunk, or, if HAS_TREE, for the first of
-    them the tree region.
+    """One program an item (nodes of one session), key-value head and split: one of the first LONE shares of the trunk, SHARE columns each,
+    or SPAN of the others, added up share by share; or, if HAS_TREE, for the first split the tree region.
 
     items [., 6]: the session's row of `trunks`, first node, number of nodes (0: nothing to do), trunk length, where in `numbers` the cells
     of its tree region begin, and how many they are. Bit c % 32 of lineages[c // 32, node]: the node sees column c of the tree region. Rows
@@ -209,13 +209,14 @@ def attend(
             value = tl.load(values + cell[:, None] + width[None, :], mask=is_column[:, None], other=0.0)
             word = tl.load(lineages + (start // 32) * num_rows + node)
             is_seen = ((word[:, None] >> bit[None, :]) & 1 == 1) & is_row[:, None] & is_column[None, :]
-            peak, weight, total = _gather(queries, key, value, is_seen, scale, peak, weight, total)
+            peak, weight, total = _merge(peak, weight, total, *_block(queries, key, value, is_seen, scale))
     else:
-        begin = (split - 1 if HAS_TREE else split) * SHARE
-        end = tl.minimum(begin + SHARE, trunk_length)
-        peak, weight, total = _gather_share(
-            queries, trunks + slot * trunk_stride, begin, end, keys, values, cell_size, scale, peak, weight, total, COLUMNS, D
-        )  # fmt: skip
+        part = split - 1 if HAS_TREE else split
+        begin = tl.minimum(part, LONE) + tl.maximum(part - LONE, 0) * SPAN
+        end = tl.minimum(begin + tl.where(part < LONE, 1, SPAN), tl.cdiv(trunk_length, SHARE))
+        for share in range(begin, end):
+            own = _share(queries, trunks + slot * trunk_stride, share * SHARE, trunk_length, keys, values, cell_size, scale, SHARE, D)
+            peak, weight, total = _merge(peak, weight, total, *own)
 
     place = (split * num_rows + node) * Q + query_head
     tl.store(peaks + place, peak, mask=is_row)
@@ -252,7 +253,7 @@ def find_tails(numbers, trunks, by_node, lineages, tails, lengths, trunk_stride,
 @triton.jit(do_not_specialize=["num_splits"])
 def attend_tails(
     query, pool, tails, lengths, totals, peaks, scale, num_rows, cell_size, num_splits,
-    COLUMNS: tl.constexpr, SHARE: tl.constexpr, TAILS: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
+    SHARE: tl.constexpr, TAILS: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """Attention of each node to its own tail, in TAILS further shares. One program a node and key-value head; the rest as `attend`.
 
@@ -276,10 +277,10 @@ def attend_tails(
         peak = tl.full([ROWS], NEVER, tl.float32)
         weight = tl.zeros([ROWS], tl.float32)
         total = tl.zeros([ROWS, D], tl.float32)
-        end = tl.minimum((tail + 1) * SHARE, length)
-        peak, weight, total = _gather_share(
-            queries, tails + node * TAILS * SHARE, tail * SHARE, end, keys, values, cell_size, scale, peak, weight, total, COLUMNS, D
-        )  # fmt: skip
+        if tail * SHARE < length:
+            peak, weight, total = _share(
+                queries, tails + node * TAILS * SHARE, tail * SHARE, length, keys, values, cell_size, scale, SHARE, D
+            )  # fmt: skip
         place = ((num_splits - TAILS + tail) * num_rows + node) * Q + query_head
         tl.store(peaks + place, peak, mask=is_row)
         tl.store(peaks + num_splits * num_rows * Q + place, weight, mask=is_row)
@@ -287,51 +288,83 @@ def attend_tails(
 
 
 @triton.jit
-def _gather_share(
-    queries, cells, begin, end, keys, values, cell_size, scale, peak, weight, total, COLUMNS: tl.constexpr, D: tl.constexpr
-):  # fmt: skip
-    """The columns from `begin` to `end` of a list of cells into the running softmax: the same sums in the same order, whoever asks."""
+def _share(queries, cells, begin, end, keys, values, cell_size, scale, SHARE: tl.constexpr, D: tl.constexpr):
+    """Attention to SHARE of a list of cells from `begin`, as far as `end`: the same sums in the same order, whoever asks."""
     width = tl.arange(0, D)
-    for start in range(begin, end, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        is_column = columns < end
-        cell = tl.load(cells + columns, mask=is_column, other=0).to(tl.int64) * cell_size
-        key = tl.load(keys + cell[None, :] + width[:, None], mask=is_column[None, :], other=0.0)
-        value = tl.load(values + cell[:, None] + width[None, :], mask=is_column[:, None], other=0.0)
-        peak, weight, total = _gather(queries, key, value, is_column[None, :], scale, peak, weight, total)
-    return peak, weight, total
+    columns = begin + tl.arange(0, SHARE)
+    is_column = columns < end
+    cell = tl.load(cells + columns, mask=is_column, other=0).to(tl.int64) * cell_size
+    key = tl.load(keys + cell[None, :] + width[:, None], mask=is_column[None, :], other=0.0)
+    value = tl.load(values + cell[:, None] + width[None, :], mask=is_column[:, None], other=0.0)
+    return _block(queries, key, value, is_column[None, :], scale)
 
 
 @triton.jit
-def _gather(queries, key, value, is_seen, scale, peak, weight, total):
-    """One block of columns into the running softmax. The weights' sum is a product, too: unlike a reduction's, its order does not hang on
-    how many rows there are."""
+def _block(queries, key, value, is_seen, scale):
+    """Greatest score, sum of weights, and weighted sum of values of a block of columns. The weights' sum is a product, too: unlike a
+    reduction's, its order does not hang on how many rows there are."""
     scores = tl.where(is_seen, tl.dot(queries, key) * scale, NEVER)
-    new_peak = tl.maximum(peak, tl.max(scores, 1))
-    weights = tl.where(is_seen, tl.exp(scores - new_peak[:, None]), 0.0).to(value.dtype)
-    fade = tl.exp(peak - new_peak)
-    total = tl.dot(weights, value, total * fade[:, None])
+    peak = tl.max(scores, 1)
+    weights = tl.where(is_seen, tl.exp(scores - peak[:, None]), 0.0).to(value.dtype)
     ones = tl.full([value.shape[0], 8], 1.0, value.dtype)
-    return new_peak, weight * fade + tl.max(tl.dot(weights, ones), 1), total
+    return peak, tl.max(tl.dot(weights, ones), 1), tl.dot(weights, value)
+
+
+@triton.jit
+def _merge(peak, weight, total, own_peak, own_weight, own_total):
+    """Two parts of a softmax as one. Which products are fused with a sum is written out: no compiler is to choose it here one way and
+    there another."""
+    new_peak = tl.maximum(peak, own_peak)
+    fade, own_fade = tl.exp(peak - new_peak), tl.exp(own_peak - new_peak)
+    weight = tl.fma(own_weight, own_fade, weight * fade)
+    total = tl.fma(own_total, tl.broadcast_to(own_fade[:, None], own_total.shape), total * fade[:, None])
+    return new_peak, weight, total
 
 
 @triton.jit(do_not_specialize=["num_splits"])
-def join(totals, peaks, out, num_rows, num_splits, Q: tl.constexpr, D: tl.constexpr):
-    """out [M, Q D] = attention over all shares, one after the other. One program a node and query head."""
+def join(
+    totals, peaks, by_node, out, num_rows, num_splits,
+    SHARE: tl.constexpr, LONE: tl.constexpr, SPAN: tl.constexpr, TAILS: tl.constexpr, Q: tl.constexpr, D: tl.constexpr,
+    HAS_TAILS: tl.constexpr,
+):  # fmt: skip
+    """out [M, Q D] = attention over all splits, one after the other. One program a node and query head. by_node as in `find_tails`.
+
+    If HAS_TAILS, the tails' shares join as if they had been the trunk's: the trunk's last span is taken on where `attend` has left it."""
     _begin()
     row, head = tl.program_id(0), tl.program_id(1)
+    place = row * Q + head
+    num_shares, num_whole, is_begun = 0, num_splits, False
+    if HAS_TAILS:
+        num_shares = tl.load(by_node + num_rows + row) // SHARE
+        beyond = tl.maximum(num_shares - LONE, 0)
+        num_whole, is_begun = tl.minimum(num_shares, LONE) + beyond // SPAN, beyond % SPAN > 0
+    peak, weight, total = _nothing(D)
+    for split in tl.range(0, num_whole, num_stages=4):
+        peak, weight, total = _merge(peak, weight, total, *_left(totals, peaks, split, place, num_rows, num_splits, True, Q, D))
+    if HAS_TAILS:
+        begun_peak, begun_weight, begun_total = _left(totals, peaks, num_whole, place, num_rows, num_splits, is_begun, Q, D)
+        for tail in tl.static_range(TAILS):
+            own = _left(totals, peaks, num_splits - TAILS + tail, place, num_rows, num_splits, True, Q, D)
+            begun_peak, begun_weight, begun_total = _merge(begun_peak, begun_weight, begun_total, *own)
+            num_shares += 1
+            if num_shares <= LONE or (num_shares - LONE) % SPAN == 0:
+                peak, weight, total = _merge(peak, weight, total, begun_peak, begun_weight, begun_total)
+                begun_peak, begun_weight, begun_total = _nothing(D)
+        peak, weight, total = _merge(peak, weight, total, begun_peak, begun_weight, begun_total)
     width = tl.arange(0, D)
-    peak = NEVER
-    weight = 0.0
-    total = tl.zeros([D], tl.float32)
-    for split in tl.range(0, num_splits, num_stages=4):
-        place = (split * num_rows + row) * Q + head
-        own_peak = tl.load(peaks + place)
-        own_weight = tl.load(peaks + num_splits * num_rows * Q + place)
-        own_total = tl.load(totals + place.to(tl.int64) * D + width)
-        new_peak = tl.maximum(peak, own_peak)
-        fade, own_fade = tl.exp(peak - new_peak), tl.exp(own_peak - new_peak)
-        weight = weight * fade + own_weight * own_fade
-        total = total * fade + own_total * own_fade
-        peak = new_peak
-    tl.store(out + (row * Q + head) * D + width, (total / weight).to(out.dtype.element_ty))
+    tl.store(out + place * D + width[None, :], (total / weight[:, None]).to(out.dtype.element_ty))
+
+
+@triton.jit
+def _nothing(D: tl.constexpr):
+    return tl.full([1], NEVER, tl.float32), tl.zeros([1], tl.float32), tl.zeros([1, D], tl.float32)
+
+
+@triton.jit
+def _left(totals, peaks, split, place, num_rows, num_splits, is_there, Q: tl.constexpr, D: tl.constexpr):
+    """What a split has left for a node and query head, or nothing."""
+    at = split * num_rows * Q + place + tl.arange(0, 1)
+    width = tl.arange(0, D)
+    peak = tl.load(peaks + at, mask=is_there, other=NEVER)
+    weight = tl.load(peaks + num_splits * num_rows * Q + at, mask=is_there, other=0.0)
+    return peak, weight, tl.load(totals + at[:, None].to(tl.int64) * D + width[None, :], mask=is_there, other=0.0)

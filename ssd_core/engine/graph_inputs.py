@@ -21,11 +21,15 @@ LEAST_NODES = 16
 MAX_ROWS = 64
 """Of one of attention's items: nodes by query heads."""
 SHARE = 128
-"""Positions that one program of attention looks at, ..."""
+"""Positions whose part of attention is summed up by itself, ..."""
+LONE_SHARES = 8
+"""The first shares of a trunk have a program each: of a short text, all are to be read at once."""
+SPAN = 4
+"""Further shares of a trunk that one program adds up, ..."""
 TAILS = 3
 """Shares that hold what lies beyond a trunk's whole shares."""
-MORE_SHARE = 32
-"""... times nodes over this in passes so large that the library multiplies: what shares leave is to fit in memory."""
+NODES_PER_SHARE = 32
+"""... or, in passes so large that the library multiplies, one for so many nodes: what programs leave is to fit in memory."""
 HEADER = 2
 """Numbers before all others: how many cells joined trunks, and where they are listed."""
 PER_NODE = 8
@@ -43,10 +47,12 @@ class PassShape(NamedTuple):
     num_items: int
     has_tails: bool
     """Attention by position: each node has its own tail. Else, for many or deep nodes, the tree region is a share that all look at."""
-    share: int
-    """Positions that one program of attention looks at."""
+    num_lone: int
+    """Shares of a trunk that have a program each, ..."""
+    span: int
+    """... and how many of the others one program adds up."""
     num_splits: int
-    """Shares of the longest trunk; and those of the tails, or the tree region."""
+    """Attention's parts: the longest trunk's lone shares and spans, and the tails' shares or the tree region."""
     num_rows: int
     """That want logits; 0 for none."""
 
@@ -57,43 +63,51 @@ def pass_shape(work: Work, group: int) -> PassShape:
     is_streamed = num_nodes <= MAX_STREAMED
     nodes_per_item = 1 if max(work.num_new) == 1 else _most_per_item(num_nodes, group)
     fits = sum(-(-new // nodes_per_item) for new in work.num_new) <= num_nodes // nodes_per_item
-    share = SHARE if is_streamed else SHARE * num_nodes // MORE_SHARE
+    num_lone, span = (LONE_SHARES, SPAN) if is_streamed else (0, num_nodes // NODES_PER_SHARE)
     longest = max(len(session.trunk) for session in work.sessions)
     deepest = max(max(session.depths[-new:]) for session, new in zip(work.sessions, work.num_new, strict=True))
     has_tails = is_streamed and deepest < (TAILS - 1) * SHARE
-    num_shares = longest // share if has_tails else -(-longest // share)
+    num_shares = longest // SHARE if has_tails else -(-longest // SHARE)
     num_kept = len(work.kept)
     return PassShape(
         num_nodes=num_nodes,
         nodes_per_item=nodes_per_item,
         num_items=num_nodes // nodes_per_item if fits else num_nodes,
         has_tails=has_tails,
-        share=share,
-        num_splits=(power_of_two(num_shares) if num_shares else 0) + (TAILS if has_tails else 1),
+        num_lone=num_lone,
+        span=span,
+        num_splits=_most_parts(num_shares, num_lone, span) + (TAILS if has_tails else 1),
         num_rows=0 if num_kept == 0 else num_nodes if is_streamed else _bucket(num_kept),
     )
 
 
 def decoding_shapes(max_position: int, group: int) -> Iterator[PassShape]:
     """Of all passes that are streamed, want logits and are no deeper than tails go."""
-    largest_split = power_of_two(max(1, max_position // SHARE))
+    most_parts = _most_parts(max_position // SHARE, LONE_SHARES, SPAN)
     for num_nodes in buckets(LEAST_NODES, MAX_STREAMED):
         most = _most_per_item(num_nodes, group)
         layouts = dict.fromkeys([(1, num_nodes), (most, num_nodes // most), (most, num_nodes)])
-        for (nodes_per_item, num_items), split in product(layouts, [0, *buckets(1, largest_split)]):
-            yield PassShape(num_nodes, nodes_per_item, num_items, True, SHARE, split + TAILS, num_nodes)
+        for (nodes_per_item, num_items), num_parts in product(layouts, [0, *buckets(1, most_parts)]):
+            yield PassShape(num_nodes, nodes_per_item, num_items, True, LONE_SHARES, SPAN, num_parts + TAILS, num_nodes)
 
 
 def reading_shapes(max_nodes: int, max_position: int, group: int) -> Iterator[PassShape]:
     """One of each size of the passes that read up to `max_nodes` tokens of a prompt at once and are not streamed."""
     for num_nodes in buckets(2 * MAX_STREAMED, _bucket(max_nodes)):
-        share, most = SHARE * num_nodes // MORE_SHARE, _most_per_item(num_nodes, group)
-        yield PassShape(num_nodes, most, num_nodes // most, False, share, power_of_two(max(1, -(-max_position // share))) + 1, LEAST_NODES)
+        most, span = _most_per_item(num_nodes, group), num_nodes // NODES_PER_SHARE
+        num_parts = _most_parts(-(-max_position // SHARE), 0, span)
+        yield PassShape(num_nodes, most, num_nodes // most, False, 0, span, num_parts + 1, LEAST_NODES)
 
 
 def buckets(first: int, last: int) -> list[int]:
     """Powers of two."""
     return [1 << i for i in range(first.bit_length() - 1, last.bit_length())]
+
+
+def _most_parts(num_shares: int, num_lone: int, span: int) -> int:
+    """A bucket of programs for so many shares."""
+    num_parts = min(num_shares, num_lone) + max(0, -(-(num_shares - num_lone) // span))
+    return power_of_two(num_parts) if num_parts else 0
 
 
 def _bucket(size: int) -> int:
@@ -141,7 +155,7 @@ def write_numbers(room: NDArray[np.int32], work: Work, shape: PassShape, table: 
     joined = array("q")
     for session, new, slot, old_length in zip(work.sessions, work.num_new, table.slots, table.known, strict=True):
         length, num_tree = len(session.trunk), len(session.tree)
-        whole = length // shape.share * shape.share if shape.has_tails else length
+        whole = length // SHARE * SHARE if shape.has_tails else length
         for start in range(0, new, shape.nodes_per_item):
             items[item] = slot, first + start, min(shape.nodes_per_item, new - start), whole, end, num_tree
             item += 1

@@ -44,8 +44,6 @@ from ssd_core.errors import CapacityError
 
 NUM_SLOTS = 256
 """Sessions at a time."""
-COLUMNS = 128
-"""Keys at once."""
 
 
 def can_be_graphed(model: PreTrainedModel) -> bool:
@@ -145,7 +143,8 @@ class GraphRunner:
         self.newest: torch.cuda.CUDAGraph | None = None
         """Of the last pass, to be timed by itself."""
         self._logits: dict[int, torch.Tensor] = {}
-        self._shares: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._splits: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """Ever larger. The smaller ones are kept for the graphs that write to them."""
 
     # ------------------------------------------------------------ sessions
 
@@ -165,7 +164,7 @@ class GraphRunner:
         """Capture the graphs of all passes that decode, and compile what the others launch. No session is open yet."""
         positions, group = self.trunks.shape[1], self.sizes.Q // self.sizes.H
         with torch.inference_mode(), self._on_device:
-            for shape in decoding_shapes(positions, group):
+            for shape in sorted(decoding_shapes(positions, group), reverse=True):  # the largest buffers first, to be used by all
                 self._tell_nothing(shape)
                 self._graph(shape)
             for shape in reading_shapes(max_nodes, positions, group):
@@ -297,14 +296,12 @@ class GraphRunner:
         return self._logits[shape.num_rows]
 
     def partial_attention(self, splits: int, num_nodes: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where attention leaves the shares of a pass: weighted sums [splits, M, Q, D], and peaks and weights [2, splits, M, Q]."""
+        """Where attention leaves its parts of a pass: weighted sums [splits, M, Q, D], and peaks and weights [2, splits, M, Q]."""
         size = splits * num_nodes * self.sizes.Q
-        if size not in self._shares:
-            self._shares[size] = (
-                torch.empty(size * self.sizes.D, dtype=torch.float32, device=self.device),
-                torch.empty(2 * size, dtype=torch.float32, device=self.device),
-            )
-        return self._shares[size]
+        if not self._splits or size > self._splits[-1][1].numel() // 2:
+            totals = torch.empty(size * self.sizes.D, dtype=torch.float32, device=self.device)
+            self._splits.append((totals, torch.empty(2 * size, dtype=torch.float32, device=self.device)))
+        return self._splits[-1]
 
     def _buffers_of(self, num_nodes: int) -> Buffers:
         if num_nodes not in self._buffers:
@@ -322,38 +319,39 @@ class _Attention:
         self._lineages = runner.numbers[begin + ITEM * shape.num_items :]
         self._rows = max(LEAST_NODES, shape.nodes_per_item * triton.next_power_of_2(runner.sizes.Q // runner.sizes.H))
         self._totals, self._peaks = runner.partial_attention(shape.num_splits, shape.num_nodes)
+        self._by_node = runner.numbers[HEADER + 4 * shape.num_nodes :]
         if shape.has_tails:
-            self._find_tails(runner.numbers[HEADER + 4 * shape.num_nodes :])
+            self._find_tails()
 
     def __call__(self, pool: torch.Tensor) -> None:
         shape = self._shape
-        num_shares = shape.num_splits - TAILS if shape.has_tails else shape.num_splits
-        if num_shares:
-            self._attend(pool, num_shares)
+        num_splits = shape.num_splits - TAILS if shape.has_tails else shape.num_splits
+        if num_splits:
+            self._attend(pool, num_splits)
         if shape.has_tails:
             self._attend_tails(pool)
         self._join()
 
-    def _find_tails(self, by_node: torch.Tensor) -> None:
-        num_nodes, share = self._shape.num_nodes, self._shape.share
+    def _find_tails(self) -> None:
+        num_nodes = self._shape.num_nodes
         kernels.find_tails[(num_nodes,)](
             self._runner.numbers,
             self._runner.trunks,
-            by_node,
+            self._by_node,
             self._lineages,
             self._buffers.tails,
             self._buffers.tail_lengths,
             self._runner.trunks.shape[1],
             num_nodes,
-            SHARE=share,
-            ROOM=TAILS * share,
+            SHARE=SHARE,
+            ROOM=TAILS * SHARE,
             num_warps=1,
             **kernels.OPTIONS,
         )
 
-    def _attend(self, pool: torch.Tensor, num_shares: int) -> None:
+    def _attend(self, pool: torch.Tensor, num_splits: int) -> None:
         runner, sizes, shape = self._runner, self._runner.sizes, self._shape
-        kernels.attend[(shape.num_items, sizes.H, num_shares)](
+        kernels.attend[(shape.num_items, sizes.H, num_splits)](
             self._buffers.query,
             pool,
             runner.trunks,
@@ -368,8 +366,9 @@ class _Attention:
             pool.shape[1],
             shape.num_splits,
             ROWS=self._rows,
-            COLUMNS=COLUMNS,
-            SHARE=shape.share,
+            SHARE=SHARE,
+            LONE=shape.num_lone,
+            SPAN=shape.span,
             Q=sizes.Q,
             H=sizes.H,
             D=sizes.D,
@@ -392,8 +391,7 @@ class _Attention:
             shape.num_nodes,
             pool.shape[1],
             shape.num_splits,
-            COLUMNS=COLUMNS,
-            SHARE=shape.share,
+            SHARE=SHARE,
             TAILS=TAILS,
             Q=sizes.Q,
             H=sizes.H,
@@ -408,11 +406,17 @@ class _Attention:
         kernels.join[(shape.num_nodes, sizes.Q)](
             self._totals,
             self._peaks,
+            self._by_node,
             self._buffers.attended,
             shape.num_nodes,
             shape.num_splits,
+            SHARE=SHARE,
+            LONE=shape.num_lone,
+            SPAN=shape.span,
+            TAILS=TAILS,
             Q=sizes.Q,
             D=sizes.D,
+            HAS_TAILS=shape.has_tails,
             num_warps=1,
             **kernels.OPTIONS,
         )

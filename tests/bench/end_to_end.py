@@ -51,9 +51,19 @@ those that NOTES.md tried in virtual time."""
 
 def scenes(arguments: argparse.Namespace) -> Iterator[Scene]:
     """Long contexts with few sessions only: what they need of the KV budget must be there."""
-    for context, batch, temperature in product(arguments.context, arguments.batch, arguments.temperature):
+    varied = (arguments.context, arguments.batch, arguments.temperature)
+    for context, batch, temperature in one_at_a_time(*varied) if arguments.one_at_a_time else product(*varied):
         if context * batch <= arguments.max_tokens_in_flight:
             yield Scene(context, batch, temperature, prompts_of(context, max(arguments.prompts, 2 * batch)))
+
+
+def one_at_a_time(*varied: Sequence[Any]) -> Iterator[list[Any]]:
+    """The first of each; then each other one with the first of the rest."""
+    firsts = [values[0] for values in varied]
+    yield firsts
+    for place, values in enumerate(varied):
+        for value in values[1:]:
+            yield [*firsts[:place], value, *firsts[place + 1 :]]
 
 
 def prompts_of(context: int, number: int) -> tuple[str, ...]:
@@ -229,6 +239,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--context", type=int, nargs="+", default=[512, 4096, 16384])
+    parser.add_argument("--one-at-a-time", action="store_true", help="vary one of these three, the first of the others; not all together")
     parser.add_argument("--max-tokens-in-flight", type=int, default=32768, help="scenes with more context in all are left out")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--prompts", type=int, default=6, help="of a scene, and at least two for each place in the batch")

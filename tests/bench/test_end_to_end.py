@@ -22,6 +22,12 @@ def test_scenes_with_more_context_than_may_be_in_flight_are_left_out() -> None:
     assert [len(scene.prompts) for scene in made] == [3, 3, 8, 8, 3, 3]
 
 
+def test_scenes_that_vary_one_at_a_time_share_the_first() -> None:
+    words = "--one-at-a-time --context 64 128 --batch 1 4 --temperature 0 1"
+    made = [(scene.context, scene.batch, scene.temperature) for scene in scenes(parse(words.split()))]
+    assert made == [(64, 1, 0.0), (128, 1, 0.0), (64, 4, 0.0), (64, 1, 1.0)]
+
+
 @pytest.mark.parametrize("context", [32, 512, 2048])
 def test_prompts_differ_and_are_about_as_long_as_the_context(context: int) -> None:
     prompts = prompts_of(context, 8)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 import pytest
+import torch
 
 from ssd_core.config import SamplingParams, SpeculationConfig
+from ssd_core.engine.base import Part
 from ssd_core.engine.fake import FakeEngine
 from ssd_core.errors import CapacityError, InvalidRequestError
 from ssd_core.link import NoDraft
@@ -123,3 +128,26 @@ def test_the_account_of_a_session_adds_up() -> None:
         assert stats.num_tokens == stats.num_rounds + stats.num_accepted, "every round gives one token and what was accepted"
         assert stats.accepted_per_position[0] == max(stats.accepted_per_position)
         assert stats.num_hits <= stats.num_lookups == stats.num_rounds - 1
+
+
+def test_a_prompt_is_cut_alike_whoever_else_is_read() -> None:
+    """Else its chunks, and what rounding makes of them, would hang on the others."""
+
+    class Watched(FakeEngine):
+        def __init__(self) -> None:
+            super().__init__(seed=3)
+            self.chunks: dict[str, list[int]] = defaultdict(list)
+
+        def evaluate(self, parts: Sequence[Part]) -> torch.Tensor:
+            assert sum(len(part.tokens) for part in parts if len(part.tokens) > 1) <= 16
+            for part in parts:
+                self.chunks[part.session_id].append(len(part.tokens))
+            return super().evaluate(parts)
+
+    wanted = requests(5, "ar", max_tokens=3)
+    together = Watched()
+    drive(wanted, target=together)
+    for request in wanted:
+        alone = Watched()
+        drive([request], target=alone)
+        assert alone.chunks[request.session_id] == together.chunks[request.session_id]

@@ -67,7 +67,7 @@ def test_whatever_sessions_do_the_logits_are_the_plain_paths(name: str, monkeypa
     randomness = random.Random(1)
     fast, plain = engines(name, monkeypatch)
     nodes: dict[str, int] = {}
-    for round_number in range(9):
+    for round_number in range(6):
         if len(nodes) < 3:
             session = f"s{round_number}"
             nodes[session] = 0
@@ -103,16 +103,19 @@ def test_whatever_sessions_do_the_logits_are_the_plain_paths(name: str, monkeypa
 
 
 def test_a_long_trunk_is_shared_out_and_a_wide_tree_takes_several_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four whole shares: a lone one, a span, and one that is begun in the trunk and ends in the tree."""
     monkeypatch.setattr(graph_inputs, "MAX_ROWS", 16)
-    monkeypatch.setattr(graph_inputs, "SHARE", 32)
-    monkeypatch.setattr(graph_runner, "COLUMNS", 16)
+    monkeypatch.setattr(graph_inputs, "LONE_SHARES", 1)
+    monkeypatch.setattr(graph_inputs, "SPAN", 2)
+    for module in (graph_inputs, graph_runner):
+        monkeypatch.setattr(module, "SHARE", 16)
     fast, plain = engines("qwen3", monkeypatch)
-    prompt = [(7 * i + 3) % VOCAB for i in range(70)]
+    prompt = [(7 * i + 3) % VOCAB for i in range(76)]
     tree = [Part("a", [1 + i for i in range(20)], [i // 2 - 1 for i in range(20)])]
     for engine in (fast, plain):
         engine.open("a", 120)
-        engine.evaluate([Part("a", prompt, range(TRUNK_END, 69), logits_from=70)])
-        engine.advance("a", range(70))
+        engine.evaluate([Part("a", prompt, range(TRUNK_END, 75), logits_from=76)])
+        engine.advance("a", range(76))
     assert_alike(run(fast, tree), run(plain, tree))
 
 
@@ -172,8 +175,9 @@ def test_a_nodes_logits_are_the_same_in_a_tree_and_in_the_trunk() -> None:
 def test_products_of_many_rows_go_through_the_library_apart_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (products, graph_inputs):
         monkeypatch.setattr(module, "MAX_STREAMED", 16)
-    monkeypatch.setattr(graph_inputs, "SHARE", 16)
-    monkeypatch.setattr(graph_runner, "COLUMNS", 16)
+    monkeypatch.setattr(graph_inputs, "NODES_PER_SHARE", 16)
+    for module in (graph_inputs, graph_runner):
+        monkeypatch.setattr(module, "SHARE", 16)
     fast, plain = engines("llama", monkeypatch)
     chunk = Part("a", range(20), range(TRUNK_END, 19))
     for engine in (fast, plain):
@@ -223,7 +227,7 @@ def test_decoding_captures_no_graph_that_was_not_prepared(monkeypatch: pytest.Mo
     runner.prepare(256)
     prepared = set(runner._graphs)
     for session, length in (("a", 5), ("b", 100), ("c", 300)):
-        fast.open(session, 400)
+        fast.open(session, length + 80)
         fast.evaluate([Part(session, [i % VOCAB for i in range(length)], range(TRUNK_END, length - 1), logits_from=length - 1)])
         fast.advance(session, range(length))
         fast.evaluate([Part(session, range(7), range(TRUNK_END, 6))])

@@ -17,6 +17,8 @@ from triton import knobs
 ROOT = Path(__file__).parents[2]
 MAX_SHARED_BYTES = 227 * 1024
 """That a program may have on an H100 or H200."""
+MAX_STACK_BYTES = 16
+"""Of a thread: a scalar may be spilled, tiles may not."""
 
 
 def test_every_kernel_compiles_for_an_h100_and_fits_it() -> None:
@@ -31,4 +33,4 @@ def test_every_kernel_compiles_for_an_h100_and_fits_it() -> None:
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
     assert kernels
     for kernel in kernels:
-        assert kernel["num_bytes"] > 0 and kernel["shared_bytes"] <= MAX_SHARED_BYTES and kernel["stack_bytes"] == 0, kernel
+        assert kernel["num_bytes"] > 0 and kernel["shared_bytes"] <= MAX_SHARED_BYTES and kernel["stack_bytes"] <= MAX_STACK_BYTES, kernel

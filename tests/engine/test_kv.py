@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,3 +119,28 @@ def test_whatever_sessions_do_no_cell_is_lost_or_held_twice(data: st.DataObject)
             assert [token_of_cell[cell] for cell in held.tree] == [label for label, _ in trees[name]]
             assert [-1 if p == TRUNK_END else trees[name][p][0] for p in held.parents] == [parent for _, parent in trees[name]]
             assert len(held.free) + len(held.tree) + len(held.trunk) == labels[name]
+
+
+def test_at_95_percent_use_whatever_is_free_can_be_used() -> None:
+    """Sessions of all lengths come and go; a request for all that is free is never refused, however scattered it lies."""
+    randomness = random.Random(3)
+    pool = CellPool(1000)
+    sizes: dict[str, int] = {}
+    for number in range(500):
+        while pool.num_free_cells > 50:
+            name = f"{number}-{len(sizes)}"
+            sizes[name] = min(pool.num_free_cells, randomness.randrange(1, 80))
+            pool.open(name, sizes[name])
+            pool.append([chain(name, sizes[name])], 1000)
+        rest = pool.num_free_cells
+        if rest:
+            pool.open("rest", rest)
+            with pytest.raises(CapacityError):
+                pool.open("more", 1)
+            pool.append([chain("rest", rest)], 1000)
+            pool.close("rest")
+        for name in randomness.sample(sorted(sizes), 3):
+            pool.close(name)
+            del sizes[name]
+        assert pool.num_free_cells == 1000 - sum(sizes.values())
+    pool.check_integrity()
