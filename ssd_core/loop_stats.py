@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -175,12 +176,13 @@ class LoopCounters:
             self.accepted_per_position[i] += 1
 
     def count_walk(self, root: Node, accepted: Sequence[Node], tokens: Sequence[int], num_outcomes: int) -> None:
-        """The target came from `root` by `accepted`, choosing `tokens`, in a tree that had seen so many outcomes."""
+        """The target came from `root` by `accepted`, choosing `tokens`, in a tree that had seen so many outcomes then."""
         self.deep_accepted += sum(node.grown_in < num_outcomes for node in accepted)
         for node, token in zip([root, *accepted], tokens, strict=True):
             for child in node.children.values():
                 if not child.is_guess:
-                    self.reliability.add(child.edge, child.token == token)
+                    edge = math.exp(child.log_reach - node.log_reach)  # `child.edge` is 1 once the child is a root
+                    self.reliability.add(edge, child.token == token)
 
     def count_lookup(self, is_hit: bool, is_deep: bool, seconds: float) -> None:
         """`is_deep`: the hit needed no growth that was taken in after the verdict."""

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -124,7 +125,8 @@ class TargetLoop:
         ingests_early: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`ingests_early`: the engine's passes run on a device of their own, and growth is taken in meanwhile; `link.wait` must wait."""
+        """`ingests_early`: the engine's passes run on a device of their own, and meanwhile growth is taken in and chores are done;
+        `link.wait` must wait."""
         self._engine = engine
         self._ingests_early = ingests_early
         self._link = link
@@ -157,6 +159,8 @@ class TargetLoop:
         self._verified_at_cpu = 0.0
         """The thread's CPU time then."""
         self._all_hit = False
+        self._chores: list[Callable[[], None]] = []
+        """What is left to do of committed rounds, in order: telling and counting, on which no other round hangs."""
 
     # ------------------------------------------------------------ from any thread
 
@@ -207,6 +211,7 @@ class TargetLoop:
 
     def wait(self, timeout_s: float) -> None:
         """After a `step` that did nothing: until growth, a new request, or the timeout."""
+        self._do_chores()
         began = self._clock()
         self.timeline.turn(Activity.WAIT)
         self._launch = self._verified_at = None
@@ -402,23 +407,29 @@ class TargetLoop:
 
     def _verify(self, this_round: Round) -> Chosen:
         parts = [entry.part() for entry in this_round.entries]
-        began = self._clock()
-        if self._verified_at is not None:
-            cpu_s = time.thread_time() - self._verified_at_cpu
-            self._counters.count_gap(began - self._verified_at, cpu_s, is_single_hit=self._all_hit and len(parts) == 1)
-        if self._launch is not None:
-            self._learn_round(self._launch, began - self._launch.at)
-        self._launch = Launch(began, this_round, self._regime, self._counters.tokens)
+        began, began_cpu = self._clock(), time.thread_time()
         self.timeline.turn(Activity.LAUNCH)
         logits = self._engine.evaluate(parts)
         self.timeline.turn(Activity.DEVICE)
+        if self._verified_at is not None:
+            gap_s, cpu_s = began - self._verified_at, began_cpu - self._verified_at_cpu
+            self._counters.count_gap(gap_s, cpu_s, is_single_hit=self._all_hit and len(parts) == 1)
+        if self._launch is not None:
+            self._learn_round(self._launch, began - self._launch.at)
+        self._launch = Launch(began, this_round, self._regime, self._counters.tokens)
         if self._ingests_early:
+            self._do_chores()
             self._ingest_until(began + EARLY_SHARE * self._step_times.at(this_round.num_nodes))
         chosen = Chosen(logits, *self._choices(this_round.entries, logits))
         self.timeline.turn(Activity.HOST)
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
         self._counters.count_pass(this_round.num_nodes, self._verified_at - began, this_round.num_prompt_tokens > 0)
         return chosen
+
+    def _do_chores(self) -> None:
+        chores, self._chores = self._chores, []
+        for do in chores:
+            do()
 
     def _ingest_until(self, until: float) -> None:
         """Take in what is grown while the device is at work: then it need not be done between two passes."""
@@ -457,6 +468,8 @@ class TargetLoop:
                 self._finish(entry.session, (), FinishReason.ERROR, error="the target's logits are not finite")
             else:
                 verdicts.extend(self._commit_entry(entry, chosen.tokens[rows], chosen.logits[rows]))
+        if not self._ingests_early:
+            self._do_chores()  # the next pass would hold them up
         return verdicts
 
     def _choices(self, entries: Sequence[Entry], logits: torch.Tensor) -> tuple[list[int], list[bool]]:
@@ -465,9 +478,10 @@ class TargetLoop:
 
     def _commit_entry(self, entry: Entry, chosen: list[int], logits: torch.Tensor) -> list[Verdict]:
         session = entry.session
-        root = self._store[session.id].tree.root
+        tree = self._store[session.id].tree
+        root = tree.root
         accepted, tokens = session.acceptance.walk(root, entry.nodes, chosen, logits)
-        self._counters.count_walk(root, accepted, tokens, self._store[session.id].tree.num_outcomes)
+        self._chores.append(partial(self._counters.count_walk, root, accepted, tokens, tree.num_outcomes))
         for node, token in zip([root, *accepted], tokens, strict=True):
             session.learn_guess(node, token)
         row_of = {node.id: 1 + i for i, node in enumerate(entry.nodes)}
@@ -486,8 +500,9 @@ class TargetLoop:
             return []
         root_row = len(entry.pending) - 1
         self._engine.advance(session.id, [*range(root_row), *(root_row + row for row in rows)])
-        session.sink(Emission(session.id, tuple(tokens), logprobs))
-        return [Verdict(session, tuple(tokens))]
+        verdict = Verdict(session, tuple(tokens))
+        self._chores.append(partial(session.sink, Emission(session.id, verdict.tokens, logprobs)))
+        return [verdict]
 
     def _finish(
         self,
@@ -498,7 +513,8 @@ class TargetLoop:
         logprobs: tuple[TokenLogprob, ...] = (),
         error: str = "",
     ) -> None:
-        """Give everything back, on every path a session can end, then tell its sink."""
+        """Give everything back, on every path a session can end, then tell its sink, which has heard of all rounds before."""
+        self._do_chores()
         self._num_queued -= 1
         if self._running.pop(session.id, None) is not None:
             self._engine.close(session.id)

@@ -14,7 +14,7 @@ from ssd_core.engine.fake import FakeEngine
 from ssd_core.errors import CapacityError, InvalidRequestError
 from ssd_core.link import NoDraft
 from ssd_core.target_loop import TargetLoop
-from ssd_core.types import FinishReason, GenerationRequest
+from ssd_core.types import FinishReason, GenerationRequest, StepTimes
 from tests.core.driver import STEP_TIMES, Run, drive, requests
 
 
@@ -151,3 +151,51 @@ def test_a_prompt_is_cut_alike_whoever_else_is_read() -> None:
         alone = Watched()
         drive([request], target=alone)
         assert alone.chunks[request.session_id] == together.chunks[request.session_id]
+
+
+class Device(FakeEngine):
+    """Notes at every launch how many emissions have been heard."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(seed=3)
+        self._run = run
+        self.heard: list[int] = []
+
+    def evaluate(self, parts: Sequence[Part]) -> torch.Tensor:
+        self.heard.append(len(self._run.emissions))
+        return super().evaluate(parts)
+
+
+def on_device(run: Run, *, ingests_early: bool = True) -> tuple[TargetLoop, Device]:
+    """Passes so short that no growth is waited for."""
+    device = Device(run)
+    return TargetLoop(device, NoDraft(), StepTimes((1,), (0.0,)), ingests_early=ingests_early), device
+
+
+def test_a_round_is_told_of_while_the_next_pass_runs_where_a_device_runs_it_and_before_it_elsewhere() -> None:
+    tokens = []
+    for ingests_early, heard in ((True, [0, 0, 1, 2, 3]), (False, [0, 1, 2, 3, 4])):
+        run = Run()
+        loop, device = on_device(run, ingests_early=ingests_early)
+        (request,) = requests(1, "ar", max_tokens=5)
+        loop.add(request, run.sink)
+        while not loop.is_idle:
+            loop.step()
+        assert device.heard == heard and len(run.emissions) == 5
+        tokens.append(run.tokens["s0"])
+    assert tokens[0] == tokens[1]
+
+
+def test_what_a_round_gave_is_told_before_the_loop_waits_and_before_its_session_ends() -> None:
+    run = Run()
+    loop, _ = on_device(run)
+    (request,) = requests(1, "ar")
+    loop.add(request, run.sink)
+    loop.step()
+    assert not run.emissions
+    loop.wait(0.0)
+    assert len(run.emissions) == 1
+    loop.step()
+    loop.cancel("s0")
+    loop.step()
+    assert [emission.finish_reason for emission in run.emissions] == [None, None, FinishReason.CANCELLED]
