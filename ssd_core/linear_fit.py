@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 MEMORY = 0.98
 """What an observation counts when one more has been made."""
+
+
+class Line(NamedTuple):
+    mean_x: float
+    mean_y: float
+    slope: float
+
+    def at(self, x: float) -> float:
+        """Never less than a tenth of the mean observation."""
+        return max(self.mean_y + self.slope * (x - self.mean_x), 0.1 * self.mean_y)
 
 
 class LinearFit:
@@ -25,8 +37,11 @@ class LinearFit:
         self._xy = MEMORY * self._xy + x * y
 
     def at(self, x: float) -> float:
-        """Never less than a tenth of the mean observation."""
+        return self.line().at(x)
+
+    def line(self) -> Line:
+        """As it lies now."""
         mean_x, mean_y = self._x / self._weight, self._y / self._weight
         variance, covariance = self._xx / self._weight - mean_x**2, self._xy / self._weight - mean_x * mean_y
         slope = max(0.0, (covariance + self._ridge * self._slope) / (variance + self._ridge))
-        return max(mean_y + slope * (x - mean_x), 0.1 * mean_y)
+        return Line(mean_x, mean_y, slope)

@@ -6,6 +6,9 @@ uses the machine: now, or when it was measured at start. So each number of sessi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from ssd_core.average import Average
 from ssd_core.linear_fit import LinearFit
 from ssd_core.types import StepTimes
@@ -18,22 +21,29 @@ DOUBT = 0.5
 
 class RoundCost:
     def __init__(self, step_times: StepTimes) -> None:
-        self._step_times = step_times
+        self._verify_s = cache(step_times.at)
+        """T_verify(n): asked for the same few n, dozens of times in a round."""
         self._lines: dict[int, LinearFit] = {}
         self._prompt_token_s = Average(0.0)
 
     def seconds(self, num_sessions: int, num_nodes: int) -> float:
         """Of a round that verifies `num_nodes` nodes, roots included, of `num_sessions` sessions."""
-        verify_s = self._step_times.at(num_nodes)
-        line = self._known(num_sessions)
-        return line.at(verify_s) if line else verify_s + START_S
+        return self.of(num_sessions)(num_nodes)
+
+    def of(self, num_sessions: int) -> Callable[[int], float]:
+        """The same, by number of nodes."""
+        verify_s, fit = self._verify_s, self._known(num_sessions)
+        if fit is None:
+            return lambda num_nodes: verify_s(num_nodes) + START_S
+        line = fit.line()
+        return lambda num_nodes: line.at(verify_s(num_nodes))
 
     def observe(self, num_sessions: int, num_nodes: int, seconds: float) -> None:
         """Such a round took so long, from its launch to the next."""
         if num_sessions not in self._lines:
-            start = (self._step_times.at(num_nodes), self.seconds(num_sessions, num_nodes))
-            self._lines[num_sessions] = LinearFit(start, slope=1.0, doubt=DOUBT * self._step_times.at(1))
-        self._lines[num_sessions].observe(self._step_times.at(num_nodes), seconds)
+            start = (self._verify_s(num_nodes), self.seconds(num_sessions, num_nodes))
+            self._lines[num_sessions] = LinearFit(start, slope=1.0, doubt=DOUBT * self._verify_s(1))
+        self._lines[num_sessions].observe(self._verify_s(num_nodes), seconds)
 
     def less_prompts(self, seconds: float, num_prompt_tokens: int, num_sessions: int, num_nodes: int) -> float:
         """Of a round that took so long with so many tokens of prompts in it, the time without what such tokens take on average. The other

@@ -43,6 +43,7 @@ class TargetSession:
         arrived_at: float,
     ) -> None:
         self.request = request
+        self.id = request.session_id
         self.sink = sink
         self.rule = rule
         self.submit = submit
@@ -91,10 +92,6 @@ class TargetSession:
             return 0.0
         has_grown = stored.tree.grown_levels(self.pause.num_levels) == self.pause.num_levels
         return 0.0 if has_grown else max(0.0, self.missed_at + self.pause.limit_s - now)
-
-    @property
-    def id(self) -> str:
-        return self.request.session_id
 
     @property
     def num_output_tokens(self) -> int:

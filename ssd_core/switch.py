@@ -7,6 +7,7 @@ that is not in use is tried now and then, the more rarely the more it has lost, 
 
 from __future__ import annotations
 
+from functools import cache
 from math import log2
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ class Regime(NamedTuple):
     """Most have a temperature above 0."""
 
 
+@cache
 def load_level(num_sessions: int) -> int:
     """Loads of one level share what is learned. The bounds lie between powers of two, which is what people ask for."""
     return round(log2(max(num_sessions, 1)))

@@ -13,8 +13,10 @@ down the chosen path, what hangs below it stays, and the rest is dropped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import count
 from operator import attrgetter
 
 from ssd_core.lookup import Guess
@@ -104,6 +106,10 @@ class SpeculationTree:
         """Estimated probability, in [0, 1], that the target's choices pass through `node`."""
         return math.exp(node.log_reach - self.root.log_reach)
 
+    def reaches(self, nodes: Sequence[Node]) -> list[float]:
+        origin = self.root.log_reach
+        return [math.exp(node.log_reach - origin) for node in nodes]
+
     def depth(self, node: Node) -> int:
         """Levels from the root to `node`."""
         return node.position - self.root.position
@@ -154,22 +160,27 @@ class SpeculationTree:
         self.nodes = {node.id: node for node in self.below(self.root)}
         return path
 
-    def below(self, start: Node) -> Iterator[Node]:
+    def below(self, start: Node) -> list[Node]:
         """`start` and all its descendants, parents first."""
+        found: list[Node] = []
         stack = [start]
         while stack:
             node = stack.pop()
-            yield node
-            stack.extend(node.children.values())
+            found.append(node)
+            if node.children:
+                stack.extend(node.children.values())
+        return found
 
     def best_first(self, limit: int) -> list[Node]:
         """Up to `limit` nodes below the root by falling reach. A child never reaches further than its parent, so parents come first."""
         taken: list[Node] = []
-        frontier = list(self.root.children.values())
+        order = count()  # of two that reach as far, the one that was met first
+        frontier = [(-child.log_reach, next(order), child) for child in self.root.children.values()]
+        heapify(frontier)
         while frontier and len(taken) < limit:
-            best = max(frontier, key=by_reach)
-            frontier.remove(best)
-            frontier.extend(best.children.values())
+            _, _, best = heappop(frontier)
+            for child in best.children.values():
+                heappush(frontier, (-child.log_reach, next(order), child))
             taken.append(best)
         return taken
 

@@ -55,8 +55,8 @@ class SessionCells:
             assert self.parents[node] in numbers, f"survivors {survivors}: the parent {self.parents[node]} of node {node} is not kept"
             numbers[node] = number
         kept = {*path, *survivors}
-        self.trunk.extend(self.tree[node] for node in path)
-        self.free.extend(cell for node, cell in enumerate(self.tree) if node not in kept)
+        self.trunk.extend([self.tree[node] for node in path])
+        self.free.extend([cell for node, cell in enumerate(self.tree) if node not in kept])
         self.tree = array("q", [self.tree[node] for node in survivors])
         parents = [numbers[self.parents[node]] for node in survivors]
         self.parents, self.depths, self.lineages = [], [], []
