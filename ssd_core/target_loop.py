@@ -345,7 +345,8 @@ class TargetLoop:
 
     def _entries(self, ready: list[TargetSession]) -> list[Entry]:
         """Prompt chunks within the pass's budget, and for the others what their policies submit, sized over the whole pass. A prompt is cut
-        where it would be cut alone: how its chunks round does not hang on who else is there."""
+        where it would be cut alone, and nothing is submitted with it: how its chunks round hangs neither on who else is there nor on what
+        the draft has ready."""
         entries: list[Entry] = []
         budget = self._prefill_chunk_tokens
         for session in ready:
@@ -358,7 +359,7 @@ class TargetLoop:
                 budget -= len(chunk)
             is_last_chunk = len(chunk) == len(pending)
             nodes: list[Node] = []
-            if is_last_chunk and session.speculates:
+            if len(pending) == 1 and session.speculates:
                 session.guess(self._store[session.id].tree)
                 nodes = session.submit.nodes(self._store[session.id].tree)
             entries.append(Entry(session, chunk, tuple(nodes[: self._room(session)]), is_last_chunk))

@@ -199,3 +199,19 @@ def test_what_a_round_gave_is_told_before_the_loop_waits_and_before_its_session_
     loop.cancel("s0")
     loop.step()
     assert [emission.finish_reason for emission in run.emissions] == [None, None, FinishReason.CANCELLED]
+
+
+def test_a_prompt_is_read_without_speculation() -> None:
+    """However much the draft has ready, here of those that wait for the pass's budget: so the prompt's pass is that of plain decoding."""
+    sizes: dict[str, list[int]] = defaultdict(list)
+
+    class Watched(FakeEngine):
+        def evaluate(self, parts: Sequence[Part]) -> torch.Tensor:
+            for part in parts:
+                sizes[part.session_id].append(len(part.tokens))
+            return super().evaluate(parts)
+
+    wanted = requests(3, "ssd-tree")
+    drive(wanted, target=Watched(seed=3), prefill_chunk_tokens=13)
+    for request in wanted:
+        assert sizes[request.session_id][0] == len(request.prompt) and max(sizes[request.session_id][1:]) > 1

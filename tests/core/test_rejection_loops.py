@@ -30,8 +30,8 @@ class Sampled:
     num_accepted: int = 0
 
 
-def run(preset: str, *, max_tokens: int = 3, num_sessions: int = NUM_SESSIONS, **speculation: object) -> Sampled:
-    """Sessions that differ in nothing but their seed."""
+def run(preset: str, *, max_tokens: int = 5, num_sessions: int = NUM_SESSIONS, **speculation: object) -> Sampled:
+    """Sessions that differ in nothing but their seed. Their first token comes with the prompt, others from speculation."""
     config = SpeculationConfig(preset=preset, **{"verification": "rejection", "lookahead": 3, **speculation})
     sampled = Sampled([])
     for first in range(0, num_sessions, BATCH):
@@ -78,13 +78,13 @@ def p_value(sequences: list[tuple[int, ...]], num_tokens: int) -> float:
 )
 def test_tokens_follow_the_targets_distribution(preset: str, speculation: dict) -> None:
     result = run(preset, **speculation)
-    assert p_value(result.tokens, 1) > 1e-3 and p_value(result.tokens, 3) > 1e-3
+    assert p_value(result.tokens, 2) > 1e-3 and p_value(result.tokens, 3) > 1e-3
     assert preset == "ar" or 0 < result.num_accepted < result.num_submitted
 
 
 def test_the_same_test_objects_when_every_likely_token_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssd_core.acceptance, "is_accepted", lambda p, q, position, seed: p > 0.5 * q)
-    assert p_value(run("sd").tokens, 1) < 1e-6
+    assert p_value(run("sd").tokens, 2) < 1e-4
 
 
 def test_a_request_repeats_its_tokens_where_target_and_draft_take_turns() -> None:
