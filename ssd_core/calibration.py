@@ -65,12 +65,25 @@ class EdgeCalibration:
             self._best = int(self._losses.argmin())
 
 
-def edge_probabilities(scores: NDArray[Any], calibrations: Sequence[EdgeCalibration], depths: Sequence[int]) -> NDArray[Any]:
-    """Of the candidates with these scores [N, candidates], falling; row i is of a node `depths[i]` levels below its root. They need not sum
-    to one."""
-    edges = softmax(scores, np.array([calibration.scale for calibration in calibrations])[:, None])
-    shifts = np.array([calibration.shifts(depth) for calibration, depth in zip(calibrations, depths, strict=True)])
-    edges[:, :_RANKS] = shifted(edges[:, :_RANKS], shifts)
+class Corrections(NamedTuple):
+    """What turns the scores of N nodes into edge probabilities. Known before the scores are."""
+
+    scales: NDArray[np.float64]
+    """[N, 1]"""
+    shifts: NDArray[np.float64]
+    """[N, _RANKS]"""
+
+    @classmethod
+    def at(cls, calibrations: Sequence[EdgeCalibration], depths: Sequence[int]) -> Corrections:
+        """Row i is of a node `depths[i]` levels below its root."""
+        scales = np.array([calibration.scale for calibration in calibrations])[:, None]
+        return cls(scales, np.array([calibration.shifts(depth) for calibration, depth in zip(calibrations, depths, strict=True)]))
+
+
+def edge_probabilities(scores: NDArray[Any], corrections: Corrections) -> NDArray[Any]:
+    """Of the candidates with these scores [N, candidates], falling. They need not sum to one."""
+    edges = softmax(scores, corrections.scales)
+    edges[:, :_RANKS] = shifted(edges[:, :_RANKS], corrections.shifts)
     return edges
 
 

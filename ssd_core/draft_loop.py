@@ -6,12 +6,12 @@ left to grow; outcomes are applied between steps, so the target never waits for 
 
 from __future__ import annotations
 
-import heapq
 import queue
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ssd_core.acceptance import uses_rejection
-from ssd_core.calibration import EdgeCalibration, Observed, edge_probabilities
+from ssd_core.calibration import Corrections, EdgeCalibration, Observed, edge_probabilities
 from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError
@@ -30,7 +30,7 @@ from ssd_core.policies.fan_out import OutcomeEstimates
 from ssd_core.policies.grow import GrowPolicy, Window, build_grow_policy
 from ssd_core.policies.submit import worthwhile
 from ssd_core.rejection import NUM_DRAWN_FROM, draft_distribution, draw
-from ssd_core.sampling import Rows, TokenRule, likeliest, scores
+from ssd_core.sampling import Rows, TokenRule, likeliest, on_host, scores
 from ssd_core.timeline import Activity, Timeline
 from ssd_core.tree import NOT_EVALUATED, Candidates, Node, SpeculationTree
 from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
@@ -135,8 +135,7 @@ class DraftSession:
         self.plan = self.policy.choose(self.tree, window)[:room] if is_growing else []
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """A node that a session would have evaluated."""
 
     reach: float
@@ -197,6 +196,8 @@ class DraftLoop:
         self._step_cost = LinearFit((1.0, STEP_S), slope=STEP_S / 20, doubt=1.0)
         """Seconds of a growth step over its nodes."""
         self._learned: dict[SessionKind, Learned] = defaultdict(Learned)
+        self._chores: list[Callable[[], None]] = []
+        """What is left to do of applied outcomes, in order: learning of edges, for which no pass need wait, but the next edges do."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -212,6 +213,8 @@ class DraftLoop:
         if batches:
             logits = self._evaluate(batches)
             said.extend(self._publish(batches, logits))
+        else:
+            self._do_chores()
         if not batches and not said and not unknown:
             return None
         num_nodes = sum(len(batch.nodes) + len(batch.pending) for batch in batches)
@@ -295,7 +298,7 @@ class DraftLoop:
         path = session.tree.advance(tokens)
         observed = [Observed(node.candidates, chosen) for node, chosen in zip(path, tokens, strict=False) if node.candidates is not None]
         if observed:
-            session.learned.edges.observe(observed)
+            self._chores.append(partial(session.learned.edges.observe, observed))
         if session.policy.learns_outcomes:
             self._learn_outcome(session, path, tokens)
         session.tokens.extend(tokens)
@@ -325,7 +328,7 @@ class DraftLoop:
             if not node.is_evaluated:
                 break
             passed.append(node.index)
-        kept = [node for node in session.tree.below(session.tree.root) if node.is_evaluated]
+        kept = [node for node in session.tree.nodes.values() if node.index != NOT_EVALUATED]  # parents first: the root has just moved
         self._engine.advance(session.id, passed, [node.index for node in kept])
         for index, node in enumerate(kept):
             node.index = index
@@ -354,8 +357,10 @@ class DraftLoop:
                 budget -= len(chunk)
                 if chunk:
                     batches.append(Batch(session, chunk, (), len(chunk) == len(pending)))
-            offers.extend(Offer(session.tree.reach(node), session, node) for node in session.plan)
-        best_offers = self._worthwhile(heapq.nlargest(self._max_step_nodes, offers, key=attrgetter("reach")))
+            reaches = session.tree.reaches(session.plan)
+            offers += [Offer(reach, session, node) for reach, node in zip(reaches, session.plan, strict=True)]
+        offers.sort(key=attrgetter("reach"), reverse=True)
+        best_offers = self._worthwhile(offers[: self._max_step_nodes])
         room = self._max_step_nodes - len(best_offers)
         chosen: dict[str, list[Node]] = {}
         for offer in best_offers:
@@ -390,6 +395,7 @@ class DraftLoop:
         self.timeline.turn(Activity.LAUNCH)
         logits = self._engine.evaluate(parts)
         self.timeline.turn(Activity.DEVICE)
+        self._do_chores()
         for batch in batches:
             session = batch.session
             if not batch.nodes:
@@ -398,6 +404,11 @@ class DraftLoop:
                 session.num_region = int(batch.is_last_chunk)
                 session.tree.root.index = 0 if batch.is_last_chunk else NOT_EVALUATED
         return logits
+
+    def _do_chores(self) -> None:
+        chores, self._chores = self._chores, []
+        for do in chores:
+            do()
 
     # ------------------------------------------------------------ publish
 
@@ -412,11 +423,14 @@ class DraftLoop:
         ]
         sessions = [batch.session for batch, nodes in zip(batches, evaluated, strict=True) for _ in nodes]
         best, tokens = likeliest(scores(parts, logits), min(max(session.num_candidates for session in sessions), logits.shape[-1]))
-        values = best.cpu().numpy() / np.array([session.score_unit for session in sessions])[:, None]
-        self.timeline.turn(Activity.HOST)
+        units = np.array([session.score_unit for session in sessions])[:, None]
         depths = [batch.session.tree.depth(node) for batch, nodes in zip(batches, evaluated, strict=True) for node in nodes]
-        edges = edge_probabilities(values, [session.learned.edges for session in sessions], depths)
-        proposals = map(Proposal, tokens.tolist(), values.tolist(), edges.tolist())
+        corrections = Corrections.at([session.learned.edges for session in sessions], depths)
+        values, candidates = on_host(best, tokens)  # waits for the pass
+        self.timeline.turn(Activity.HOST)
+        values = values / units
+        edges = edge_probabilities(values, corrections)
+        proposals = map(Proposal, candidates, values.tolist(), edges.tolist())
         return [self._propose(batch.session, nodes, proposals) for batch, nodes in zip(batches, evaluated, strict=True)]
 
     def _propose(self, session: DraftSession, nodes: Sequence[Node], proposals: Iterator[Proposal]) -> Growth:
@@ -425,24 +439,31 @@ class DraftLoop:
         tokens: list[int] = []
         edges: list[float] = []
         draws: list[Draw] = []
-        policy = session.policy
+        tree, min_edge = session.tree, session.policy.min_edge
+        num_candidates = session.num_candidates
+        num_children = min(session.policy.num_children, num_candidates)
         for node, (candidates, node_scores, probabilities) in zip(nodes, proposals, strict=False):
             has_opinion = node_scores[0] > float("-inf")  # else NaN, or nothing allowed
-            likely = dict(islice(zip(candidates, probabilities, strict=True), session.num_candidates)) if has_opinion else {}
-            for guess in node.children.values():
-                session.tree.confirm(guess, likely.get(guess.token, 0.0))
-            if not likely:
+            if node.children:
+                likely = dict(zip(candidates[:num_candidates], probabilities, strict=False)) if has_opinion else {}
+                for guess in node.children.values():
+                    tree.confirm(guess, likely.get(guess.token, 0.0))
+            if not has_opinion:
                 continue
+            children: Iterable[tuple[int, float]] = zip(candidates[:num_children], probabilities, strict=False)
             session.remember(node, candidates[0])
-            node.candidates = Candidates(tuple(likely), tuple(node_scores[: len(likely)]), session.tree.depth(node))
+            node.candidates = Candidates(tuple(candidates[:num_candidates]), tuple(node_scores[:num_candidates]), tree.depth(node))
             if session.kind.draws:
                 node.draw = session.draw(node, node.candidates)
                 draws.append(node.draw)
-                likely = _with_drawn_first(likely, node.draw.token, session.learned.outcomes[session.is_after_hit].acceptance)
-            for rank, (token, edge) in enumerate(islice(likely.items(), policy.num_children)):
-                if rank == 0 or edge >= policy.min_edge:
-                    if node.position + 1 < session.end:  # else it is the target's to use, and never ours to evaluate
-                        session.tree.add(node, token, edge)
+                likely = dict(zip(node.candidates.tokens, probabilities, strict=False))
+                acceptance = session.learned.outcomes[session.is_after_hit].acceptance
+                children = islice(_with_drawn_first(likely, node.draw.token, acceptance).items(), num_children)
+            is_open = node.position + 1 < session.end  # else its children are the target's to use, and never ours to evaluate
+            for rank, (token, edge) in enumerate(children):
+                if rank == 0 or edge >= min_edge:
+                    if is_open:
+                        tree.add(node, token, edge)
                     parents.append(node.id)
                     tokens.append(token)
                     edges.append(edge)

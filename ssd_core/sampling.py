@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ssd_core.config import SamplingParams
 from ssd_core.noise import NoiseCache
@@ -161,6 +162,14 @@ def likeliest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
     if scores.device.type == "cpu" or rest or num_chunks <= count:
         return scores.topk(count, -1)
     return likeliest_by_chunks(scores, count)
+
+
+def on_host(best: torch.Tensor, tokens: torch.Tensor) -> tuple[NDArray[np.float32], list[list[int]]]:
+    """What `likeliest` gave, once the device has it."""
+    if best.device.type == "cpu":
+        return best.numpy(), tokens.tolist()
+    both = torch.stack([best.view(torch.int32), tokens.int()]).cpu()  # one wait for the device, not two
+    return both[0].view(torch.float32).numpy(), both[1].tolist()
 
 
 def likeliest_by_chunks(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

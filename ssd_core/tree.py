@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import count
 from operator import attrgetter
+from typing import NamedTuple
 
 from ssd_core.lookup import Guess
 from ssd_core.types import Draw, NodeId, child_id, sequence_id
@@ -76,8 +76,7 @@ class Node:
         return f"Node({self.token}@{self.position}, reach {math.exp(self.log_reach):.3f}, {len(self.children)} children)"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(NamedTuple):
     """The likeliest next tokens after a node, best first, with the draft's scores."""
 
     tokens: tuple[int, ...]

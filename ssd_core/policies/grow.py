@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ssd_core.config import SpeculationConfig
 from ssd_core.policies.fan_out import BestFirst, Estimates, FanOut, Geometric, Uniform
-from ssd_core.tree import Node, SpeculationTree, by_reach
+from ssd_core.tree import NOT_EVALUATED, Node, SpeculationTree, by_reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ class GrowBestFirst:
         if self._max_steps is not None and window.num_steps >= self._max_steps:
             return []
         least = tree.root.log_reach + math.log(self.min_reach)
-        frontier = (node for node in tree.nodes.values() if not node.is_evaluated and node.log_reach >= least)
-        return heapq.nlargest(self._width, frontier, key=by_reach)
+        frontier = [node for node in tree.nodes.values() if node.index == NOT_EVALUATED and node.log_reach >= least]
+        return sorted(frontier, key=by_reach, reverse=True)[: self._width]
 
 
 class GrowFanOut:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ssd_core.calibration import EdgeCalibration, Observed, edge_probabilities, softmax
+from ssd_core.calibration import Corrections, EdgeCalibration, Observed, edge_probabilities, softmax
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.guess_edges import START_EDGES, GuessEdges
 from ssd_core.lookup import Guess, PromptLookup
@@ -192,10 +192,10 @@ def test_calibration_corrects_what_a_scale_cannot() -> None:
     for _ in range(1500):
         calibration.observe([Observed(Candidates(tuple(range(5)), scores, depth=0), generator.choice((0, 1)))])
         calibration.observe([Observed(Candidates(tuple(range(5)), scores, depth=2), 0 if generator.random() < 0.9 else 4)])
-    root, deep = edge_probabilities(np.array([scores, scores]), [calibration] * 2, [0, 2])
+    root, deep = edge_probabilities(np.array([scores, scores]), Corrections.at([calibration] * 2, [0, 2]))
     assert root[:2] == pytest.approx([0.5, 0.5], abs=0.08) and deep[:2] == pytest.approx([0.9, 0.0], abs=0.08)
 
 
 def test_edge_probabilities_bear_masked_candidates() -> None:
-    assert not np.isnan(edge_probabilities(np.array([[1.0, float("-inf")]]), [EdgeCalibration()], [0])).any()
+    assert not np.isnan(edge_probabilities(np.array([[1.0, float("-inf")]]), Corrections.at([EdgeCalibration()], [0]))).any()
     assert softmax(np.array([1.0, 0.0, float("-inf")]), 1.0) == pytest.approx([0.7310586, 0.2689414, 0.0])
