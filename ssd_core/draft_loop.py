@@ -197,7 +197,7 @@ class DraftLoop:
         """Seconds of a growth step over its nodes."""
         self._learned: dict[SessionKind, Learned] = defaultdict(Learned)
         self._chores: list[Callable[[], None]] = []
-        """What is left to do of applied outcomes, in order: learning of edges, for which no pass need wait, but the next edges do."""
+        """What is left to do of applied outcomes, in order, before edges are next estimated: what no pass need wait for."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -296,6 +296,7 @@ class DraftLoop:
 
     def _move_root(self, session: DraftSession, tokens: tuple[int, ...]) -> None:
         path = session.tree.advance(tokens)
+        self._chores.append(session.tree.let_go)
         observed = [Observed(node.candidates, chosen) for node, chosen in zip(path, tokens, strict=False) if node.candidates is not None]
         if observed:
             self._chores.append(partial(session.learned.edges.observe, observed))

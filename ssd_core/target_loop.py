@@ -540,6 +540,7 @@ class TargetLoop:
         began = self._clock()
         for verdict in verdicts:
             self._store.advance(verdict.session.id, verdict.tokens)
+            self._chores.append(self._store[verdict.session.id].tree.let_go)
         deep_hits = {verdict.session.id for verdict in verdicts if self._store.look_up(verdict.session.id)}
         self._ingest()
         self._all_hit = bool(verdicts)

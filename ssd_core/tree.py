@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, pairwise
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -26,6 +26,10 @@ NOT_EVALUATED = -1
 
 by_reach = attrgetter("log_reach")
 """Orders nodes of one tree."""
+
+
+_NO_CHILDREN: dict[int, Node] = {}
+"""Shared by all leaves, which most nodes stay, and never written to: a dict apiece would double what the garbage collector walks."""
 
 
 class Node:
@@ -39,7 +43,7 @@ class Node:
         self.position = position
         self.parent = parent
         self.log_reach = log_reach
-        self.children: dict[int, Node] = {}
+        self.children: dict[int, Node] = _NO_CHILDREN
         self.grown_in = 0
         """How many outcomes the tree had seen when this node was hung into it."""
         self.index = NOT_EVALUATED
@@ -92,6 +96,8 @@ class SpeculationTree:
         self.root = Node(sequence_id(tokens), tokens[-1], len(tokens) - 1, None, 0.0)
         self.nodes: dict[NodeId, Node] = {self.root.id: self.root}
         self.num_outcomes = 0
+        self._left: list[Node] = []
+        """Nodes beside the last path of the root."""
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -117,10 +123,11 @@ class SpeculationTree:
         """Propose a child. None if it is there already."""
         if token in parent.children:
             return None
-        node = Node(
-            child_id(parent.id, token), token, parent.position + 1, parent, parent.log_reach + math.log(max(edge_probability, 1e-9))
-        )
+        log_reach = parent.log_reach + math.log(max(edge_probability, 1e-9))
+        node = Node(child_id(parent.id, token), token, parent.position + 1, parent, log_reach)
         node.grown_in = self.num_outcomes
+        if not parent.children:
+            parent.children = {}
         parent.children[token] = node
         self.nodes[node.id] = node
         return node
@@ -155,9 +162,20 @@ class SpeculationTree:
             path.append(node)
         self.num_outcomes += 1
         self.root = path[-1]
-        self.root.parent = None
+        for node in path:
+            node.parent = None
+        self._left = [child for passed, following in pairwise(path) for child in passed.children.values() if child is not following]
         self.nodes = {node.id: node for node in self.below(self.root)}
         return path
+
+    def let_go(self) -> None:
+        """Free what the last `advance` has left behind. Parents and children know each other, and would lie about until the collector
+        found them: every old root holds the next, so once one has grown old, only a full collection frees any of them, in tens of
+        milliseconds."""
+        for start in self._left:
+            for node in self.below(start):
+                node.parent = None
+        self._left = []
 
     def below(self, start: Node) -> list[Node]:
         """`start` and all its descendants, parents first."""

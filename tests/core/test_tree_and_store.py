@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from ssd_core.lookup import Guess
 from ssd_core.store import SpeculationStore
-from ssd_core.tree import SpeculationTree
+from ssd_core.tree import Node, SpeculationTree
 from ssd_core.types import Growth, child_id, sequence_id
 
 VOCAB = 8
@@ -39,6 +41,29 @@ def test_advance_keeps_what_hangs_below_the_new_root_and_drops_the_rest() -> Non
     assert set(tree.nodes) == {c.id, below_c.id} and tree.reach(below_c) == pytest.approx(0.5)
     assert d.id not in tree.nodes
     tree.check_integrity()
+
+
+def test_what_the_root_leaves_behind_is_freed_without_the_collector() -> None:
+    def num_nodes() -> int:
+        return sum(isinstance(thing, Node) for thing in gc.get_objects())
+
+    def grow(tree: SpeculationTree) -> None:
+        for _ in range(3):
+            for node in [node for node in tree.nodes.values() if not node.children]:
+                tree.add(node, 1, 0.6)
+                tree.add(node, 2, 0.3)
+
+    gc.collect()
+    gc.disable()
+    try:
+        others, tree = num_nodes(), SpeculationTree((9,))
+        for _ in range(4):
+            grow(tree)
+            tree.advance((1, 2))
+            tree.let_go()
+            assert num_nodes() == others + len(tree)
+    finally:
+        gc.enable()
 
 
 def test_what_hangs_below_a_guess_moves_with_it_once_the_draft_proposes_it() -> None:
