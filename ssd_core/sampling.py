@@ -166,9 +166,12 @@ def likeliest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
 
 def on_host(best: torch.Tensor, tokens: torch.Tensor) -> tuple[NDArray[np.float32], list[list[int]]]:
     """What `likeliest` gave, once the device has it."""
-    if best.device.type == "cpu":
-        return best.numpy(), tokens.tolist()
-    both = torch.stack([best.view(torch.int32), tokens.int()]).cpu()  # one wait for the device, not two
+    return (best.numpy(), tokens.tolist()) if best.device.type == "cpu" else on_host_in_one(best, tokens)
+
+
+def on_host_in_one(best: torch.Tensor, tokens: torch.Tensor) -> tuple[NDArray[np.float32], list[list[int]]]:
+    """The same, with one wait for the device and not two."""
+    both = torch.stack([best.view(torch.int32), tokens.int()]).cpu()
     return both[0].view(torch.float32).numpy(), both[1].tolist()
 
 

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from ssd_core.config import SamplingParams
 from ssd_core.noise import NoiseCache, gumbel, gumbel_by_torch, philox
-from ssd_core.sampling import CHUNK, Rows, TokenRule, likeliest_by_chunks, mask_tail, scores
+from ssd_core.sampling import CHUNK, Rows, TokenRule, likeliest, likeliest_by_chunks, mask_tail, on_host, on_host_in_one, scores
 
 # Known answers of Philox-4x64-10, from the Random123 distribution: counter, key, result.
 KNOWN_ANSWERS = [
@@ -184,3 +184,10 @@ def test_the_likeliest_of_all_are_among_the_likeliest_chunks(kind: str) -> None:
         rows[:, 7:] = float("-inf")
     values, tokens = likeliest_by_chunks(rows, 12)
     assert torch.equal(values, rows.topk(12).values) and torch.equal(rows.gather(1, tokens), values)
+
+
+def test_scores_and_tokens_come_to_the_host_in_one_copy_unchanged() -> None:
+    best, tokens = likeliest(torch.tensor([[0.1, -2.5, float("-inf"), 7.0], [float("nan"), 1.0, 0.0, 3e38]]), 3)
+    values, indices = on_host_in_one(best, tokens)
+    expected, expected_indices = on_host(best, tokens)
+    assert values.tobytes() == expected.tobytes() and indices == expected_indices
