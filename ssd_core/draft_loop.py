@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
@@ -21,6 +20,7 @@ import torch
 
 from ssd_core.acceptance import uses_rejection
 from ssd_core.calibration import Corrections, EdgeCalibration, Observed, edge_probabilities
+from ssd_core.chores import Chores
 from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError
@@ -196,7 +196,7 @@ class DraftLoop:
         self._step_cost = LinearFit((1.0, STEP_S), slope=STEP_S / 20, doubt=1.0)
         """Seconds of a growth step over its nodes."""
         self._learned: dict[SessionKind, Learned] = defaultdict(Learned)
-        self._chores: list[Callable[[], None]] = []
+        self._chores = Chores()
         """What is left to do of applied outcomes, in order, before edges are next estimated: what no pass need wait for."""
 
     def __len__(self) -> int:
@@ -214,7 +214,7 @@ class DraftLoop:
             logits = self._evaluate(batches)
             said.extend(self._publish(batches, logits))
         else:
-            self._do_chores()
+            self._chores.do()
         if not batches and not said and not unknown:
             return None
         num_nodes = sum(len(batch.nodes) + len(batch.pending) for batch in batches)
@@ -296,10 +296,10 @@ class DraftLoop:
 
     def _move_root(self, session: DraftSession, tokens: tuple[int, ...]) -> None:
         path = session.tree.advance(tokens)
-        self._chores.append(session.tree.let_go)
+        self._chores.add(session.tree.let_go)
         observed = [Observed(node.candidates, chosen) for node, chosen in zip(path, tokens, strict=False) if node.candidates is not None]
         if observed:
-            self._chores.append(partial(session.learned.edges.observe, observed))
+            self._chores.add(session.learned.edges.observe, observed)
         if session.policy.learns_outcomes:
             self._learn_outcome(session, path, tokens)
         session.tokens.extend(tokens)
@@ -396,7 +396,7 @@ class DraftLoop:
         self.timeline.turn(Activity.LAUNCH)
         logits = self._engine.evaluate(parts)
         self.timeline.turn(Activity.DEVICE)
-        self._do_chores()
+        self._chores.do()
         for batch in batches:
             session = batch.session
             if not batch.nodes:
@@ -405,11 +405,6 @@ class DraftLoop:
                 session.num_region = int(batch.is_last_chunk)
                 session.tree.root.index = 0 if batch.is_last_chunk else NOT_EVALUATED
         return logits
-
-    def _do_chores(self) -> None:
-        chores, self._chores = self._chores, []
-        for do in chores:
-            do()
 
     # ------------------------------------------------------------ publish
 
@@ -445,10 +440,11 @@ class DraftLoop:
         num_children = min(session.policy.num_children, num_candidates)
         for node, (candidates, node_scores, probabilities) in zip(nodes, proposals, strict=False):
             has_opinion = node_scores[0] > float("-inf")  # else NaN, or nothing allowed
-            if node.children:
-                likely = dict(zip(candidates[:num_candidates], probabilities, strict=False)) if has_opinion else {}
-                for guess in node.children.values():
-                    tree.confirm(guess, likely.get(guess.token, 0.0))
+            likely: dict[int, float] = {}
+            if has_opinion and (node.children or session.kind.draws):
+                likely = dict(zip(candidates[:num_candidates], probabilities, strict=False))
+            for guess in node.children.values():
+                tree.confirm(guess, likely.get(guess.token, 0.0))
             if not has_opinion:
                 continue
             children: Iterable[tuple[int, float]] = zip(candidates[:num_children], probabilities, strict=False)
@@ -457,7 +453,6 @@ class DraftLoop:
             if session.kind.draws:
                 node.draw = session.draw(node, node.candidates)
                 draws.append(node.draw)
-                likely = dict(zip(node.candidates.tokens, probabilities, strict=False))
                 acceptance = session.learned.outcomes[session.is_after_hit].acceptance
                 children = islice(_with_drawn_first(likely, node.draw.token, acceptance).items(), num_children)
             is_open = node.position + 1 < session.end  # else its children are the target's to use, and never ours to evaluate

@@ -12,13 +12,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 
 import torch
 from tokenizers import Tokenizer
 
 from ssd_core.average import Average
+from ssd_core.chores import Chores
 from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError, InvalidRequestError
@@ -168,7 +168,7 @@ class TargetLoop:
         self._verified_at_cpu = 0.0
         """The thread's CPU time then."""
         self._all_hit = False
-        self._chores: list[Callable[[], None]] = []
+        self._chores = Chores()
         """What is left to do of committed rounds, in order: telling and counting, on which no other round hangs."""
 
     # ------------------------------------------------------------ from any thread
@@ -220,7 +220,7 @@ class TargetLoop:
 
     def wait(self, timeout_s: float) -> None:
         """After a `step` that did nothing: until growth, a new request, or the timeout."""
-        self._do_chores()
+        self._chores.do()
         began = self._clock()
         self.timeline.turn(Activity.WAIT)
         self._launch = self._verified_at = None
@@ -426,18 +426,13 @@ class TargetLoop:
             self._learn_round(self._launch, began - self._launch.at)
         self._launch = Launch(began, this_round, self._regime, self._counters.tokens)
         if self._ingests_early:
-            self._do_chores()
+            self._chores.do()
             self._ingest_until(began + EARLY_SHARE * self._step_times.at(this_round.num_nodes))
         chosen = Chosen(logits, *self._choices(this_round.entries, logits))
         self.timeline.turn(Activity.HOST)
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
         self._counters.count_pass(this_round.num_nodes, self._verified_at - began, this_round.num_prompt_tokens > 0)
         return chosen
-
-    def _do_chores(self) -> None:
-        chores, self._chores = self._chores, []
-        for do in chores:
-            do()
 
     def _ingest_until(self, until: float) -> None:
         """Take in what is grown while the device is at work: then it need not be done between two passes."""
@@ -477,7 +472,7 @@ class TargetLoop:
             else:
                 verdicts.extend(self._commit_entry(entry, chosen.tokens[rows], chosen.logits_of(rows)))
         if not self._ingests_early:
-            self._do_chores()  # the next pass would hold them up
+            self._chores.do()  # the next pass would hold them up
         return verdicts
 
     def _choices(self, entries: Sequence[Entry], logits: torch.Tensor) -> tuple[list[int], list[bool]]:
@@ -489,7 +484,7 @@ class TargetLoop:
         tree = self._store[session.id].tree
         root = tree.root
         accepted, tokens = session.acceptance.walk(root, entry.nodes, chosen, logits)
-        self._chores.append(partial(self._counters.count_walk, root, accepted, tokens, tree.num_outcomes))
+        self._chores.add(self._counters.count_walk, root, accepted, tokens, tree.num_outcomes)
         for node, token in zip([root, *accepted], tokens, strict=True):
             session.learn_guess(node, token)
         row_of = {node.id: 1 + i for i, node in enumerate(entry.nodes)}
@@ -509,7 +504,7 @@ class TargetLoop:
         root_row = len(entry.pending) - 1
         self._engine.advance(session.id, [*range(root_row), *(root_row + row for row in rows)])
         verdict = Verdict(session, tuple(tokens))
-        self._chores.append(partial(session.sink, Emission(session.id, verdict.tokens, logprobs)))
+        self._chores.add(session.sink, Emission(session.id, verdict.tokens, logprobs))
         return [verdict]
 
     def _finish(
@@ -522,7 +517,7 @@ class TargetLoop:
         error: str = "",
     ) -> None:
         """Give everything back, on every path a session can end, then tell its sink, which has heard of all rounds before."""
-        self._do_chores()
+        self._chores.do()
         self._num_queued -= 1
         if self._running.pop(session.id, None) is not None:
             self._engine.close(session.id)
@@ -540,7 +535,7 @@ class TargetLoop:
         began = self._clock()
         for verdict in verdicts:
             self._store.advance(verdict.session.id, verdict.tokens)
-            self._chores.append(self._store[verdict.session.id].tree.let_go)
+            self._chores.add(self._store[verdict.session.id].tree.let_go)
         deep_hits = {verdict.session.id for verdict in verdicts if self._store.look_up(verdict.session.id)}
         self._ingest()
         self._all_hit = bool(verdicts)

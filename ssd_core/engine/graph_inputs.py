@@ -47,10 +47,6 @@ class PassShape(NamedTuple):
     num_items: int
     has_tails: bool
     """Attention by position: each node has its own tail. Else, for many or deep nodes, the tree region is a share that all look at."""
-    num_lone: int
-    """Shares of a trunk that have a program each, ..."""
-    span: int
-    """... and how many of the others one program adds up."""
     num_splits: int
     """Attention's parts: the longest trunk's lone shares and spans, and the tails' shares or the tree region."""
     num_rows: int
@@ -63,7 +59,6 @@ def pass_shape(work: Work, group: int) -> PassShape:
     is_streamed = num_nodes <= MAX_STREAMED
     nodes_per_item = 1 if max(work.num_new) == 1 else _most_per_item(num_nodes, group)
     fits = sum(-(-new // nodes_per_item) for new in work.num_new) <= num_nodes // nodes_per_item
-    num_lone, span = (LONE_SHARES, SPAN) if is_streamed else (0, num_nodes // NODES_PER_SHARE)
     longest = max(len(session.trunk) for session in work.sessions)
     deepest = max(max(session.depths[-new:]) for session, new in zip(work.sessions, work.num_new, strict=True))
     has_tails = is_streamed and deepest < (TAILS - 1) * SHARE
@@ -74,29 +69,26 @@ def pass_shape(work: Work, group: int) -> PassShape:
         nodes_per_item=nodes_per_item,
         num_items=num_nodes // nodes_per_item if fits else num_nodes,
         has_tails=has_tails,
-        num_lone=num_lone,
-        span=span,
-        num_splits=_most_parts(num_shares, num_lone, span) + (TAILS if has_tails else 1),
+        num_splits=_num_parts(num_shares, num_nodes) + (TAILS if has_tails else 1),
         num_rows=0 if num_kept == 0 else num_nodes if is_streamed else _bucket(num_kept),
     )
 
 
 def decoding_shapes(max_position: int, group: int) -> Iterator[PassShape]:
     """Of all passes that are streamed, want logits and are no deeper than tails go."""
-    most_parts = _most_parts(max_position // SHARE, LONE_SHARES, SPAN)
     for num_nodes in buckets(LEAST_NODES, MAX_STREAMED):
         most = _most_per_item(num_nodes, group)
         layouts = dict.fromkeys([(1, num_nodes), (most, num_nodes // most), (most, num_nodes)])
-        for (nodes_per_item, num_items), num_parts in product(layouts, [0, *buckets(1, most_parts)]):
-            yield PassShape(num_nodes, nodes_per_item, num_items, True, LONE_SHARES, SPAN, num_parts + TAILS, num_nodes)
+        numbers_of_parts = [0, *buckets(1, _num_parts(max_position // SHARE, num_nodes))]
+        for (nodes_per_item, num_items), num_parts in product(layouts, numbers_of_parts):
+            yield PassShape(num_nodes, nodes_per_item, num_items, True, num_parts + TAILS, num_nodes)
 
 
 def reading_shapes(max_nodes: int, max_position: int, group: int) -> Iterator[PassShape]:
     """One of each size of the passes that read up to `max_nodes` tokens of a prompt at once and are not streamed."""
     for num_nodes in buckets(2 * MAX_STREAMED, _bucket(max_nodes)):
-        most, span = _most_per_item(num_nodes, group), num_nodes // NODES_PER_SHARE
-        num_parts = _most_parts(-(-max_position // SHARE), 0, span)
-        yield PassShape(num_nodes, most, num_nodes // most, False, 0, span, num_parts + 1, LEAST_NODES)
+        most, num_parts = _most_per_item(num_nodes, group), _num_parts(-(-max_position // SHARE), num_nodes)
+        yield PassShape(num_nodes, most, num_nodes // most, False, num_parts + 1, LEAST_NODES)
 
 
 def buckets(first: int, last: int) -> list[int]:
@@ -104,8 +96,14 @@ def buckets(first: int, last: int) -> list[int]:
     return [1 << i for i in range(first.bit_length() - 1, last.bit_length())]
 
 
-def _most_parts(num_shares: int, num_lone: int, span: int) -> int:
+def lone_and_span(num_nodes: int) -> tuple[int, int]:
+    """How many shares of a trunk have a program each, and how many of the others one program adds up."""
+    return (LONE_SHARES, SPAN) if num_nodes <= MAX_STREAMED else (0, num_nodes // NODES_PER_SHARE)
+
+
+def _num_parts(num_shares: int, num_nodes: int) -> int:
     """A bucket of programs for so many shares."""
+    num_lone, span = lone_and_span(num_nodes)
     num_parts = min(num_shares, num_lone) + max(0, -(-(num_shares - num_lone) // span))
     return power_of_two(num_parts) if num_parts else 0
 

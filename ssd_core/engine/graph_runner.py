@@ -32,6 +32,7 @@ from ssd_core.engine.graph_inputs import (
     PassShape,
     Table,
     decoding_shapes,
+    lone_and_span,
     num_numbers,
     pass_shape,
     reading_shapes,
@@ -318,6 +319,7 @@ class _Attention:
         self._items = runner.numbers[begin:]
         self._lineages = runner.numbers[begin + ITEM * shape.num_items :]
         self._rows = max(LEAST_NODES, shape.nodes_per_item * triton.next_power_of_2(runner.sizes.Q // runner.sizes.H))
+        self._num_lone, self._span = lone_and_span(shape.num_nodes)
         self._totals, self._peaks = runner.partial_attention(shape.num_splits, shape.num_nodes)
         self._by_node = runner.numbers[HEADER + 4 * shape.num_nodes :]
         if shape.has_tails:
@@ -367,8 +369,8 @@ class _Attention:
             shape.num_splits,
             ROWS=self._rows,
             SHARE=SHARE,
-            LONE=shape.num_lone,
-            SPAN=shape.span,
+            LONE=self._num_lone,
+            SPAN=self._span,
             Q=sizes.Q,
             H=sizes.H,
             D=sizes.D,
@@ -411,8 +413,8 @@ class _Attention:
             shape.num_nodes,
             shape.num_splits,
             SHARE=SHARE,
-            LONE=shape.num_lone,
-            SPAN=shape.span,
+            LONE=self._num_lone,
+            SPAN=self._span,
             TAILS=TAILS,
             Q=sizes.Q,
             D=sizes.D,

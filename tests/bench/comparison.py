@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -143,8 +143,7 @@ def _lines(facts: Facts, scene: Scene, report: Report, vllm: Mapping[str, Any]) 
         return speed / theirs[mode]["tokens_per_s"] if mode in theirs else None
 
     for row in report.rows:
-        speed = row.num_tokens / row.wall_s
-        yield _line(facts, scene, report, row, to("ar", speed), to("sd", speed))
+        yield _line(facts, scene, report, row, to)
     for mode, run in theirs.items():
         speed = run["tokens_per_s"]
         yield Line(
@@ -160,7 +159,8 @@ def _lines(facts: Facts, scene: Scene, report: Report, vllm: Mapping[str, Any]) 
         )
 
 
-def _line(facts: Facts, scene: Scene, report: Report, row: Row, to_vllm_ar: float | None, to_vllm_sd: float | None) -> Line:
+def _line(facts: Facts, scene: Scene, report: Report, row: Row, to: Callable[[str, float], float | None]) -> Line:
+    """`to`: the ratio of a speed to that of vLLM in a mode."""
     assert row.totals is not None and row.cost is not None
     sums, cost = row.totals, row.cost
     passes = sums.passes - sums.prompt_passes
@@ -168,15 +168,16 @@ def _line(facts: Facts, scene: Scene, report: Report, row: Row, to_vllm_ar: floa
     floor_ms = facts.floor_ms(report.service.target_flops_per_node)
     held = None if cost.target_held_s is None or cost.draft_held_s is None else cost.target_held_s + cost.draft_held_s
     steps = sums.growth_steps
+    speed = row.num_tokens / row.wall_s
     answers = [answer for result in report.results if result.block.preset == row.preset for answer in result.completions]
     return Line(
         scene=scene.name,
         contestant=row.preset,
-        tokens_per_s=row.num_tokens / row.wall_s,
+        tokens_per_s=speed,
         to_ar=row.ratio_to_ar,
         to_sd=row.ratio_to_sd,
-        to_vllm_ar=to_vllm_ar,
-        to_vllm_sd=to_vllm_sd,
+        to_vllm_ar=to("ar", speed),
+        to_vllm_sd=to("sd", speed),
         first_ms=row.first_token_ms,
         decode_tokens_per_s=decode_tokens_per_s(answers),
         tokens_per_round=row.tokens_per_round,

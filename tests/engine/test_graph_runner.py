@@ -67,7 +67,7 @@ def test_whatever_sessions_do_the_logits_are_the_plain_paths(name: str, monkeypa
     randomness = random.Random(1)
     fast, plain = engines(name, monkeypatch)
     nodes: dict[str, int] = {}
-    for round_number in range(6):
+    for round_number in range(9):
         if len(nodes) < 3:
             session = f"s{round_number}"
             nodes[session] = 0
