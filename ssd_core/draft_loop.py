@@ -435,7 +435,7 @@ class DraftLoop:
         tokens: list[int] = []
         edges: list[float] = []
         draws: list[Draw] = []
-        tree, min_edge = session.tree, session.policy.min_edge
+        tree, min_child_reach = session.tree, session.policy.min_child_reach
         num_candidates = session.num_candidates
         num_children = min(session.policy.num_children, num_candidates)
         for node, (candidates, node_scores, probabilities) in zip(nodes, proposals, strict=False):
@@ -455,9 +455,10 @@ class DraftLoop:
                 draws.append(node.draw)
                 acceptance = session.learned.outcomes[session.is_after_hit].acceptance
                 children = islice(_with_drawn_first(likely, node.draw.token, acceptance).items(), num_children)
+            reach = tree.reach(node)
             is_open = node.position + 1 < session.end  # else its children are the target's to use, and never ours to evaluate
             for rank, (token, edge) in enumerate(children):
-                if rank == 0 or edge >= min_edge:
+                if rank == 0 or reach * edge >= min_child_reach:
                     if is_open:
                         tree.add(node, token, edge)
                     parents.append(node.id)

@@ -74,14 +74,14 @@ def stream_gated(
 
 
 @triton.jit
-def gate(gate_up, out, width, OUTPUTS: tl.constexpr):
-    """out [M, I] = silu(gate) * up of gate_up [M, 2 I], which a library multiplied, in blocks as above. One program a node and block."""
+def gate(gate_up, out, width, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr):
+    """out [M, I] = silu(gate) * up of gate_up [M, 2 I], which a library multiplied, interleaved as above. One program a node and BLOCK."""
     _begin()
-    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    columns = tl.arange(0, OUTPUTS)
-    at = gate_up + row * 2 * width + 2 * OUTPUTS * block + columns
-    g, u = tl.load(at).to(tl.float32), tl.load(at + OUTPUTS).to(tl.float32)
-    tl.store(out + row * width + block * OUTPUTS + columns, (g * tl.sigmoid(g) * u).to(out.dtype.element_ty))
+    row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    is_column = columns < width
+    at = gate_up + row * 2 * width + columns // OUTPUTS * (2 * OUTPUTS) + columns % OUTPUTS
+    g, u = tl.load(at, mask=is_column).to(tl.float32), tl.load(at + OUTPUTS, mask=is_column).to(tl.float32)
+    tl.store(out + row * width + columns, (g * tl.sigmoid(g) * u).to(out.dtype.element_ty), mask=is_column)
 
 
 @triton.jit
@@ -121,34 +121,35 @@ def _norm(x, normed, norm_weight, eps, width, row, columns, is_column):
 @triton.jit
 def turn_and_store(
     parts, query, pool, cells, positions, cosines, sines, query_norm, key_norm, eps, num_rows, cell_size,
-    PARTS: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr, HAS_NORM: tl.constexpr,
+    PARTS: tl.constexpr, Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr, HAS_NORM: tl.constexpr,
 ):  # fmt: skip
     """Heads of parts [P, M, (Q + 2 H) D]: norm (Qwen3) and rotary for queries and keys; queries to query [M, Q, D], keys and values to the
-    node's cell of pool [cells, W]. One program a node and head."""
+    node's cell of pool [cells, W]. One program a node and HEADS heads of one kind."""
     _begin()
-    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1) * HEADS
     half = tl.arange(0, D // 2)
-    low = tl.zeros([D // 2], tl.float32)
-    high = tl.zeros([D // 2], tl.float32)
+    within = tl.arange(0, HEADS)[:, None] * D + half[None, :]
+    low = tl.zeros([HEADS, D // 2], tl.float32)
+    high = tl.zeros([HEADS, D // 2], tl.float32)
     for part in tl.static_range(PARTS):
-        at = parts + ((part * num_rows + row) * (Q + 2 * H) + head) * D + half
+        at = parts + ((part * num_rows + row) * (Q + 2 * H) + head) * D + within
         low += tl.load(at).to(tl.float32)
         high += tl.load(at + D // 2).to(tl.float32)
     if head < Q + H:
         if HAS_NORM:
-            scale = tl.rsqrt((tl.sum(low * low, 0) + tl.sum(high * high, 0)) / D + eps)
+            scale = tl.rsqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / D + eps)[:, None]
             norm_weight = query_norm if head < Q else key_norm
-            low *= scale * tl.load(norm_weight + half).to(tl.float32)
-            high *= scale * tl.load(norm_weight + D // 2 + half).to(tl.float32)
+            low *= scale * tl.load(norm_weight + half).to(tl.float32)[None, :]
+            high *= scale * tl.load(norm_weight + D // 2 + half).to(tl.float32)[None, :]
         position = tl.load(positions + row).to(tl.int64)
-        cosine = tl.load(cosines + position * (D // 2) + half)
-        sine = tl.load(sines + position * (D // 2) + half)
+        cosine = tl.load(cosines + position * (D // 2) + half)[None, :]
+        sine = tl.load(sines + position * (D // 2) + half)[None, :]
         low, high = low * cosine - high * sine, high * cosine + low * sine
     cell = tl.load(cells + row).to(tl.int64)
     if head < Q:
-        to = query + (row * Q + head) * D + half
+        to = query + (row * Q + head) * D + within
     else:
-        to = pool + cell * cell_size + (head - Q) * D + half
+        to = pool + cell * cell_size + (head - Q) * D + within
     tl.store(to, low.to(query.dtype.element_ty))
     tl.store(to + D // 2, high.to(query.dtype.element_ty))
 

@@ -29,7 +29,7 @@ SPAN = 4
 TAILS = 3
 """Shares that hold what lies beyond a trunk's whole shares."""
 NODES_PER_SHARE = 32
-"""... or, in passes so large that the library multiplies, one for so many nodes: what programs leave is to fit in memory."""
+"""... or, in trees so large that the library multiplies, one for so many nodes: what programs leave is to fit in memory."""
 HEADER = 2
 """Numbers before all others: how many cells joined trunks, and where they are listed."""
 PER_NODE = 8
@@ -40,7 +40,7 @@ ITEM = 6
 
 
 class PassShape(NamedTuple):
-    """Passes of one shape are replays of one graph."""
+    """Streamed passes of one shape are replays of one graph."""
 
     num_nodes: int
     nodes_per_item: int
@@ -48,13 +48,16 @@ class PassShape(NamedTuple):
     has_tails: bool
     """Attention by position: each node has its own tail. Else, for many or deep nodes, the tree region is a share that all look at."""
     num_splits: int
-    """Attention's parts: the longest trunk's lone shares and spans, and the tails' shares or the tree region."""
+    """Attention's parts: the longest trunk's lone shares and spans, and the tails' shares or the tree region. 0: the pass reads a piece of
+    a prompt, and attention is the library's."""
     num_rows: int
     """That want logits; 0 for none."""
 
 
 def pass_shape(work: Work, group: int) -> PassShape:
     """`group` query heads to a key-value head. Few values of each size: every shape is a graph to capture."""
+    if _is_reading(work):
+        return _reading_shape(len(work.tokens), len(work.kept))
     num_nodes = _bucket(len(work.tokens))
     is_streamed = num_nodes <= MAX_STREAMED
     nodes_per_item = 1 if max(work.num_new) == 1 else _most_per_item(num_nodes, group)
@@ -74,6 +77,17 @@ def pass_shape(work: Work, group: int) -> PassShape:
     )
 
 
+def _is_reading(work: Work) -> bool:
+    """Long, and a mere chain below one session's trunk."""
+    return len(work.tokens) > MAX_STREAMED and len(work.sessions) == 1 and work.sessions[0].depths == list(range(len(work.tokens)))
+
+
+def _reading_shape(num_tokens: int, num_kept: int) -> PassShape:
+    """No bucket: there is no graph, and padding would be multiplied."""
+    num_nodes = -(-num_tokens // LEAST_NODES) * LEAST_NODES
+    return PassShape(num_nodes, num_nodes, 1, False, 0, _bucket(num_kept) if num_kept else 0)
+
+
 def decoding_shapes(max_position: int, group: int) -> Iterator[PassShape]:
     """Of all passes that are streamed, want logits and are no deeper than tails go."""
     for num_nodes in buckets(LEAST_NODES, MAX_STREAMED):
@@ -84,9 +98,10 @@ def decoding_shapes(max_position: int, group: int) -> Iterator[PassShape]:
             yield PassShape(num_nodes, nodes_per_item, num_items, True, num_parts + TAILS, num_nodes)
 
 
-def reading_shapes(max_nodes: int, max_position: int, group: int) -> Iterator[PassShape]:
-    """One of each size of the passes that read up to `max_nodes` tokens of a prompt at once and are not streamed."""
-    for num_nodes in buckets(2 * MAX_STREAMED, _bucket(max_nodes)):
+def large_shapes(max_position: int, group: int) -> Iterator[PassShape]:
+    """Of passes that are not streamed: one that reads a prompt, and of large trees one of each size that settings allow."""
+    yield _reading_shape(2 * MAX_STREAMED, 1)
+    for num_nodes in buckets(2 * MAX_STREAMED, 4 * MAX_STREAMED):
         most, num_parts = _most_per_item(num_nodes, group), _num_parts(-(-max_position // SHARE), num_nodes)
         yield PassShape(num_nodes, most, num_nodes // most, False, num_parts + 1, LEAST_NODES)
 
@@ -132,10 +147,10 @@ class Table(NamedTuple):
 
 def write_numbers(room: NDArray[np.int32], work: Work, shape: PassShape, table: Table, spare_cell: int) -> int:
     """Fill `room` with a pass's numbers and return how many they are: header, by node [8, M], items [I, 6], lineages [words, M] (bit c % 32
-    of lineages[c // 32, node]: the node sees column c of its tree region), cells of all tree regions, and what joined trunks: places, then
-    cells. Padding nodes write to the spare cell, which is nobody's."""
+    of lineages[c // 32, node]: the node sees column c of its tree region; a chain that is read needs none), cells of all tree regions, and
+    what joined trunks: places, then cells. Padding nodes write to the spare cell, which is nobody's."""
     num_nodes, num_tokens = shape.num_nodes, len(work.tokens)
-    words = max(len(session.tree) for session in work.sessions) // 32 + 1
+    words = max(len(session.tree) for session in work.sessions) // 32 + 1 if shape.num_splits else 0
     by_node = room[HEADER : HEADER + PER_NODE * num_nodes].reshape(PER_NODE, num_nodes)
     end = HEADER + by_node.size
     items = room[end : end + ITEM * shape.num_items].reshape(-1, ITEM)
@@ -159,8 +174,9 @@ def write_numbers(room: NDArray[np.int32], work: Work, shape: PassShape, table: 
             item += 1
         by_node[4:, first : first + new] = np.array([[slot], [length], [end], [num_tree]])
         by_node[2, first : first + new] = session.tree[-new:]
-        seen = b"".join(lineage.to_bytes(4 * words, "little") for lineage in session.lineages[-new:])
-        lineages[:, first : first + new] = np.frombuffer(seen, dtype="<i4").reshape(new, words).T
+        if words:
+            seen = b"".join(lineage.to_bytes(4 * words, "little") for lineage in session.lineages[-new:])
+            lineages[:, first : first + new] = np.frombuffer(seen, dtype="<i4").reshape(new, words).T
         room[end : end + num_tree] = session.tree
         if old_length < length:
             places.append(np.arange(slot * table.stride + old_length, slot * table.stride + length, dtype=np.int32))

@@ -9,7 +9,7 @@ Shapes: M nodes of the bucket; V vocabulary; the rest as in `cuda_kernels`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -32,14 +32,15 @@ from ssd_core.engine.graph_inputs import (
     PassShape,
     Table,
     decoding_shapes,
+    large_shapes,
     lone_and_span,
     num_numbers,
     pass_shape,
-    reading_shapes,
     write_numbers,
 )
 from ssd_core.engine.lean import can_be_lean, take
 from ssd_core.engine.pass_groups import grouped, taken
+from ssd_core.engine.reading_attention import ReadingAttention, without_compiling
 from ssd_core.engine.runner import Work
 from ssd_core.errors import CapacityError
 
@@ -98,6 +99,14 @@ class Sizes(NamedTuple):
     C: int
     I: int  # noqa: E741
     V: int
+
+
+class Piece(NamedTuple):
+    """Of a prompt, that a pass reads."""
+
+    trunk: torch.Tensor
+    """Cells of what comes before it, as the device will know them."""
+    num_tokens: int
 
 
 class GraphRunner:
@@ -161,16 +170,16 @@ class GraphRunner:
 
     # ------------------------------------------------------------ a pass
 
-    def prepare(self, max_nodes: int) -> None:
+    def prepare(self) -> None:
         """Capture the graphs of all passes that decode, and compile what the others launch. No session is open yet."""
         positions, group = self.trunks.shape[1], self.sizes.Q // self.sizes.H
         with torch.inference_mode(), self._on_device:
             for shape in sorted(decoding_shapes(positions, group), reverse=True):  # the largest buffers first, to be used by all
                 self._tell_nothing(shape)
                 self._graph(shape)
-            for shape in reading_shapes(max_nodes, positions, group):
+            for shape in large_shapes(positions, group):
                 self._tell_nothing(shape)
-                self._launch(shape)
+                self._launch_large(shape, Piece(self.trunks[0, :0], shape.num_nodes))
 
     @torch.inference_mode()
     def run(self, work: Work) -> torch.Tensor:
@@ -188,7 +197,11 @@ class GraphRunner:
     def _pass(self, work: Work) -> torch.Tensor:
         shape = pass_shape(work, self.sizes.Q // self.sizes.H)
         self._tell(work, shape)
-        if self.device.type == "cuda" and shape.num_nodes <= products.MAX_STREAMED:
+        if shape.num_nodes > products.MAX_STREAMED:
+            session = work.sessions[0]
+            trunk = self.trunks[self._slots[session.session_id], : len(session.trunk)]
+            self._launch_large(shape, Piece(trunk, len(work.tokens)))
+        elif self.device.type == "cuda":
             self.newest = self._graph(shape)
             self.newest.replay()
         else:
@@ -224,7 +237,11 @@ class GraphRunner:
 
     # ------------------------------------------------------------ what a graph does
 
-    def _launch(self, shape: PassShape) -> None:
+    def _launch_large(self, shape: PassShape, piece: Piece) -> None:
+        with without_compiling():
+            self._launch(shape, piece)
+
+    def _launch(self, shape: PassShape, piece: Piece | None = None) -> None:
         num_nodes, sizes, first = shape.num_nodes, self.sizes, self._layers[0]
         buffers = self._buffers_of(num_nodes)
         tokens, positions, cells, kept = self.numbers[HEADER : HEADER + PER_NODE * num_nodes].view(PER_NODE, num_nodes)[:4]
@@ -241,10 +258,12 @@ class GraphRunner:
             **kernels.OPTIONS,
         )
         norms = [*(layer.attention_norm for layer in self._layers[1:]), self._norm]
-        attend = _Attention(self, buffers, shape)
+        attend: Callable[[torch.Tensor], None]
+        attend = self._reading_attention(buffers, cells, piece) if piece and not shape.num_splits else _Attention(self, buffers, shape)
+        num_heads = 1 if num_nodes <= products.MAX_STREAMED else sizes.H & -sizes.H  # a power of two that divides Q, too
         for layer, pool, next_norm in zip(self._layers, self._pools, norms, strict=True):
             products.multiply(buffers.normed, layer.query_key_value, buffers.query_key_value)
-            kernels.turn_and_store[(num_nodes, sizes.Q + 2 * sizes.H)](
+            kernels.turn_and_store[(num_nodes, (sizes.Q + 2 * sizes.H) // num_heads)](
                 buffers.query_key_value,
                 buffers.query,
                 pool,
@@ -261,6 +280,7 @@ class GraphRunner:
                 Q=sizes.Q,
                 H=sizes.H,
                 D=sizes.D,
+                HEADS=num_heads,
                 HAS_NORM=layer.query_norm is not None,
                 num_warps=1,
                 **kernels.OPTIONS,
@@ -304,7 +324,14 @@ class GraphRunner:
             self._splits.append((totals, torch.empty(2 * size, dtype=torch.float32, device=self.device)))
         return self._splits[-1]
 
+    def _reading_attention(self, buffers: Buffers, cells: torch.Tensor, piece: Piece) -> ReadingAttention:
+        all_cells = torch.cat([piece.trunk, cells[: piece.num_tokens]])
+        return ReadingAttention(all_cells, buffers.query, buffers.attended, piece.num_tokens, self.sizes.H, self.scaling)
+
     def _buffers_of(self, num_nodes: int) -> Buffers:
+        """Those that graphs use are kept."""
+        if num_nodes > products.MAX_STREAMED:
+            return Buffers(self, num_nodes)
         if num_nodes not in self._buffers:
             self._buffers[num_nodes] = Buffers(self, num_nodes)
         return self._buffers[num_nodes]

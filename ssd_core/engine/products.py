@@ -17,6 +17,8 @@ MAX_STREAMED = 128
 PROGRAMS = 256
 """That fill the device."""
 MAX_PARTS = 8
+GATED = 2048
+"""Outputs of one row that one program gates: enough that starting it does not count."""
 TILE_OUTPUTS = 64
 """Rows of a weight that are multiplied at once: the least that fill the matrix unit."""
 LEAST_INPUTS = 32
@@ -79,7 +81,7 @@ def multiply_gated(x: torch.Tensor, gate_up: torch.Tensor, out: torch.Tensor) ->
     num_inputs = x.shape[1]
     outputs = _gated_outputs(width)
     if num_rows > MAX_STREAMED:
-        kernels.gate[(num_rows, width // outputs)](x @ gate_up.T, out, width, OUTPUTS=outputs)
+        kernels.gate[(num_rows, cdiv(width, GATED))](x @ gate_up.T, out, width, OUTPUTS=outputs, BLOCK=GATED)
         return
     inputs = _tile_inputs(num_inputs)
     kernels.stream_gated[(width // outputs,)](

@@ -25,8 +25,8 @@ class Work(NamedTuple):
 
 
 class Runner(Protocol):
-    def prepare(self, max_nodes: int) -> None:
-        """Build what passes of up to so many nodes would build on first use. Before any session is open."""
+    def prepare(self) -> None:
+        """Build what passes would build on first use. Before any session is open."""
 
     def open(self, session_id: str) -> None:
         """CapacityError when it cannot run one more session."""

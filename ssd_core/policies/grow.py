@@ -33,8 +33,8 @@ class GrowPolicy(Protocol):
         """Children proposed below an evaluated node."""
 
     @property
-    def min_edge(self) -> float:
-        """Children less likely than this are not proposed, but for the first."""
+    def min_child_reach(self) -> float:
+        """Children less likely to be reached than this are not proposed, but for the first."""
 
     @property
     def lookup_tokens(self) -> int:
@@ -55,7 +55,7 @@ class GrowPolicy(Protocol):
 class GrowChain:
     """`sd`: the likeliest chain of K tokens. K evaluations, the root's included."""
 
-    min_edge = 0.0
+    min_child_reach = 0.0
     num_children = 1
     lookup_tokens = 0
     is_sized = False
@@ -72,9 +72,9 @@ class GrowBestFirst:
     """`ssd-tree`: wherever the target's choices are likeliest to pass, as deep as time allows. With `max_steps` it is `tree`: that many
     growth steps after the root's own, then the target's turn."""
 
-    min_reach = 0.04  # what is less likely to be reached is not worth a step; 0.01 to 0.08 measure alike
+    min_reach = 0.005  # what is less likely to be reached is not worth a step; up to 0.08 measures alike where steps are of few nodes
     learns_outcomes = False
-    min_edge = 0.05  # a child below one in twenty costs a record, and is rarely chosen
+    min_child_reach = 0.001  # nor, though the root may come nearer, a record
 
     def __init__(self, branching: int, width: int, lookup_tokens: int = 0, max_steps: int | None = None, is_sized: bool = False) -> None:
         self.num_children = branching
@@ -94,7 +94,7 @@ class GrowBestFirst:
 class GrowFanOut:
     """`ssd` and `saguaro`: for every place where the submitted chain may end some other tokens, each followed by a chain of K."""
 
-    min_edge = 0.0
+    min_child_reach = 0.0
     lookup_tokens = 0
     is_sized = False
     learns_outcomes = True

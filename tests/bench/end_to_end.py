@@ -44,7 +44,7 @@ OUTPUT_ROOM = 64
 """Tokens between a prompt of the longest context with its answer and the longest sequence of the engines."""
 TIMELINE_TOKENS = 512
 """Of the answer whose last second is drawn."""
-WIDTH = {"tree_nodes": 32, "branching": 6, "growth_width": 64, "growth_limit": 512, "lookahead": 10, "fan_out": 4}
+WIDTH = {"tree_nodes": 32, "branching": 8, "growth_width": 16, "growth_limit": 512, "lookahead": 10, "fan_out": 4}
 """A pass over 32 nodes costs a GPU hardly more than one over a single node: more is submitted and grown than on a CPU. The best of
 those that NOTES.md tried in virtual time."""
 

@@ -172,7 +172,8 @@ def test_a_nodes_logits_are_the_same_in_a_tree_and_in_the_trunk() -> None:
     assert torch.equal(tree[::2], torch.stack(plain))
 
 
-def test_products_of_many_rows_go_through_the_library_apart_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_passes_go_through_the_library_apart_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt's beginning, its next piece beside another session's nodes, and a large tree."""
     for module in (products, graph_inputs):
         monkeypatch.setattr(module, "MAX_STREAMED", 16)
     monkeypatch.setattr(graph_inputs, "NODES_PER_SHARE", 16)
@@ -182,12 +183,16 @@ def test_products_of_many_rows_go_through_the_library_apart_from_others(monkeypa
     chunk = Part("a", range(20), range(TRUNK_END, 19))
     for engine in (fast, plain):
         engine.open("a", 64)
-        engine.open("b", 8)
+        engine.open("b", 24)
     assert_alike(run(fast, [chunk]), run(plain, [chunk]))
     for engine in (fast, plain):
         engine.advance("a", range(20))
     few = Part("b", [3, 4], [TRUNK_END, 0], logits_from=1)
     assert_alike(run(fast, [chunk, few]), run(plain, [chunk, few]))
+    tree = Part("b", range(20), [i // 2 - 1 for i in range(20)])
+    for engine in (fast, plain):
+        engine.advance("b", [0, 1])
+    assert_alike(run(fast, [tree]), run(plain, [tree]))
 
 
 def test_more_sessions_than_it_has_slots_for_are_refused_and_hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +229,7 @@ def test_decoding_captures_no_graph_that_was_not_prepared(monkeypatch: pytest.Mo
     fast, _ = engines("qwen3", monkeypatch)
     runner = fast._runner
     assert isinstance(runner, GraphRunner)
-    runner.prepare(256)
+    runner.prepare()
     prepared = set(runner._graphs)
     for session, length in (("a", 5), ("b", 100), ("c", 300)):
         fast.open(session, length + 80)
