@@ -49,7 +49,9 @@ def measure_costs(target: Engine, draft: Engine, prompts: Sequence[tuple[int, ..
 
 
 def _pass_times(engine: Engine) -> StepTimes:
-    short, long = (measure_step_times(engine, nodes, CONTEXT_TOKENS, REPEATS) for nodes in (ROUND_NODES, PROMPT_NODES))
+    short, long = (
+        measure_step_times(engine, nodes, CONTEXT_TOKENS, REPEATS, nodes_of_one=nodes[-1]) for nodes in (ROUND_NODES, PROMPT_NODES)
+    )
     return StepTimes(short.nodes + long.nodes, short.seconds + long.seconds, CONTEXT_TOKENS)
 
 

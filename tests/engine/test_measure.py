@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-import pytest
+from collections.abc import Sequence
 
+import pytest
+import torch
+
+from ssd_core.engine.base import Part
 from ssd_core.engine.fake import FakeEngine
 from ssd_core.engine.measure import measure_step_times
 from tests.engine.models import new_engine
@@ -34,6 +38,23 @@ def test_a_small_pool_is_measured_with_what_it_can_hold() -> None:
     times = measure_step_times(engine, [1, 8, 64], context=280, repeats=1)
     assert times.nodes == (1, 8)
     assert times.context == 32
+
+
+def test_more_nodes_than_one_session_has_are_of_several() -> None:
+    widest: list[int] = []
+    engine = FakeEngine(num_cells=200)
+    evaluate = engine.evaluate
+
+    def seen(parts: Sequence[Part]) -> torch.Tensor:
+        widest.append(max(len(part.tokens) for part in parts))
+        return evaluate(parts)
+
+    engine.evaluate = seen  # type: ignore[method-assign]
+    times = measure_step_times(engine, [4, 40, 100], context=30, repeats=1, nodes_of_one=16)
+    assert times.nodes == (4, 40, 100)
+    assert times.context == (200 - 100) // 7
+    assert max(widest) == 16
+    assert engine.num_free_cells == engine.num_cells
 
 
 def test_a_torch_engine_can_be_measured() -> None:
