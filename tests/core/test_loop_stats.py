@@ -19,7 +19,10 @@ def test_every_round_but_a_sessions_first_began_with_a_hit_or_a_miss(preset: str
     stats = stats_of(preset)
     assert (stats.hit_rounds, stats.miss_rounds) == (stats.hits, stats.lookups - stats.hits)
     assert stats.hit_rounds + stats.miss_rounds == stats.rounds - 3
-    assert stats.hit_tokens / stats.hit_rounds > stats.miss_tokens / stats.miss_rounds >= 1
+    assert stats.hit_tokens > stats.hit_rounds
+    assert stats.miss_tokens >= stats.miss_rounds > 0
+    if preset != "ssd-tree":  # whose backups may do as well as what was grown
+        assert stats.hit_tokens / stats.hit_rounds > stats.miss_tokens / stats.miss_rounds
 
 
 def test_after_a_miss_a_chain_preset_submits_nothing_and_gets_one_token() -> None:
