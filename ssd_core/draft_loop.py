@@ -458,13 +458,12 @@ class DraftLoop:
             reach = tree.reach(node)
             is_open = node.position + 1 < session.end  # else its children are the target's to use, and never ours to evaluate
             for rank, (token, edge) in enumerate(children):
-                if rank > 0 and reach * edge < min_child_reach:
-                    break
-                if is_open:
-                    tree.add(node, token, edge)
-                parents.append(node.id)
-                tokens.append(token)
-                edges.append(edge)
+                if rank == 0 or reach * edge >= min_child_reach:
+                    if is_open:
+                        tree.add(node, token, edge)
+                    parents.append(node.id)
+                    tokens.append(token)
+                    edges.append(edge)
         session.renew_plan()
         return self._growth(session, parents, tokens, edges, draws)
 

@@ -6,7 +6,6 @@ The latency of a message cannot be seen in one process: it is given.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +13,8 @@ from cluster.bench.machine import this_machine
 from cluster.experiments.costs import Costs, LoopCosts
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.draft_loop import DraftLoop
-from ssd_core.engine.base import TRUNK_END, Engine, Part
-from ssd_core.engine.measure import fill_trunk, measure_step_times
+from ssd_core.engine.base import Engine
+from ssd_core.engine.measure import measure_step_times
 from ssd_core.lockstep import LockstepLink
 from ssd_core.loop_stats import LoopStats
 from ssd_core.target_loop import TargetLoop
@@ -68,31 +67,10 @@ def _loop_costs(times: StepTimes, session_s: float, overhead_s: float, overhead_
 
 def _per_session_s(engine: Engine, times: StepTimes) -> float:
     """Slope of what passes of several sessions take beyond one of as many nodes, by the sessions after the first."""
-    beyond_s = [_pass_of_several_s(engine, count) - times.at(count * NODES_OF_EACH) for count in NUM_SESSIONS]
+    sizes = [count * NODES_OF_EACH for count in NUM_SESSIONS]
+    several = measure_step_times(engine, sizes, CONTEXT_TOKENS, REPEATS, nodes_of_one=NODES_OF_EACH)
     further = [count - 1 for count in NUM_SESSIONS]
-    return statistics.linear_regression(further, beyond_s).slope
-
-
-def _pass_of_several_s(engine: Engine, num_sessions: int) -> float:
-    """Of the quickest pass: whatever else the machine does makes them slower, never quicker."""
-    names = [f"measure-costs-{i}" for i in range(num_sessions)]
-    nodes = [7 + i for i in range(NODES_OF_EACH)]
-    chain = [TRUNK_END, *range(NODES_OF_EACH - 1)]
-    seconds: list[float] = []
-    try:
-        for name in names:
-            engine.open(name, CONTEXT_TOKENS + NODES_OF_EACH)
-            fill_trunk(engine, name, CONTEXT_TOKENS)
-        for _ in range(REPEATS):
-            began = time.perf_counter()
-            engine.evaluate([Part(name, nodes, chain) for name in names]).argmax(-1).tolist()
-            seconds.append(time.perf_counter() - began)
-            for name in names:
-                engine.advance(name, ())
-    finally:
-        for name in names:
-            engine.close(name)
-    return min(seconds)
+    return statistics.linear_regression(further, [several.at(size) - times.at(size) for size in sizes]).slope
 
 
 def _run_loops(target: Engine, draft: Engine, times: StepTimes, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> LoopStats:

@@ -48,10 +48,14 @@ class PassShape(NamedTuple):
     has_tails: bool
     """Attention by position: each node has its own tail. Else, for many or deep nodes, the tree region is a share that all look at."""
     num_splits: int
-    """Attention's parts: the longest trunk's lone shares and spans, and the tails' shares or the tree region. 0: the pass reads a piece of
-    a prompt, and attention is the library's."""
+    """Attention's parts: the longest trunk's lone shares and spans, and the tails' shares or the tree region. 0: it is the library's."""
     num_rows: int
     """That want logits; 0 for none."""
+
+    @property
+    def reads(self) -> bool:
+        """A piece of a prompt, with the library's attention."""
+        return self.num_splits == 0
 
 
 def pass_shape(work: Work, group: int) -> PassShape:
@@ -150,7 +154,7 @@ def write_numbers(room: NDArray[np.int32], work: Work, shape: PassShape, table: 
     of lineages[c // 32, node]: the node sees column c of its tree region; a chain that is read needs none), cells of all tree regions, and
     what joined trunks: places, then cells. Padding nodes write to the spare cell, which is nobody's."""
     num_nodes, num_tokens = shape.num_nodes, len(work.tokens)
-    words = max(len(session.tree) for session in work.sessions) // 32 + 1 if shape.num_splits else 0
+    words = 0 if shape.reads else max(len(session.tree) for session in work.sessions) // 32 + 1
     by_node = room[HEADER : HEADER + PER_NODE * num_nodes].reshape(PER_NODE, num_nodes)
     end = HEADER + by_node.size
     items = room[end : end + ITEM * shape.num_items].reshape(-1, ITEM)

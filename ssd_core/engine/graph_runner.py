@@ -259,7 +259,7 @@ class GraphRunner:
         )
         norms = [*(layer.attention_norm for layer in self._layers[1:]), self._norm]
         attend: Callable[[torch.Tensor], None]
-        attend = self._reading_attention(buffers, cells, piece) if piece and not shape.num_splits else _Attention(self, buffers, shape)
+        attend = self._reading_attention(buffers, cells, piece) if piece and shape.reads else _Attention(self, buffers, shape)
         num_heads = 1 if num_nodes <= products.MAX_STREAMED else sizes.H & -sizes.H  # a power of two that divides Q, too
         for layer, pool, next_norm in zip(self._layers, self._pools, norms, strict=True):
             products.multiply(buffers.normed, layer.query_key_value, buffers.query_key_value)

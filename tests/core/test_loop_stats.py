@@ -8,21 +8,19 @@ from ssd_core.loop_stats import LoopCounters, LoopStats
 from tests.core.driver import drive, requests
 
 
-def stats_of(preset: str, **speculation: object) -> LoopStats:
-    stats = drive(requests(3, preset, speculation=speculation)).stats
+def stats_of(preset: str, num_answers: int = 3, **speculation: object) -> LoopStats:
+    stats = drive(requests(num_answers, preset, speculation=speculation)).stats
     assert stats is not None
     return stats
 
 
 @pytest.mark.parametrize("preset", ["ssd", "saguaro", "ssd-tree"])
 def test_every_round_but_a_sessions_first_began_with_a_hit_or_a_miss(preset: str) -> None:
-    stats = stats_of(preset)
+    num_answers = 24  # over three, a tree's misses, which have backups, may by chance do as well as its hits
+    stats = stats_of(preset, num_answers)
     assert (stats.hit_rounds, stats.miss_rounds) == (stats.hits, stats.lookups - stats.hits)
-    assert stats.hit_rounds + stats.miss_rounds == stats.rounds - 3
-    assert stats.hit_tokens > stats.hit_rounds
-    assert stats.miss_tokens >= stats.miss_rounds > 0
-    if preset != "ssd-tree":  # whose backups may do as well as what was grown
-        assert stats.hit_tokens / stats.hit_rounds > stats.miss_tokens / stats.miss_rounds
+    assert stats.hit_rounds + stats.miss_rounds == stats.rounds - num_answers
+    assert stats.hit_tokens / stats.hit_rounds > stats.miss_tokens / stats.miss_rounds >= 1
 
 
 def test_after_a_miss_a_chain_preset_submits_nothing_and_gets_one_token() -> None:
