@@ -38,7 +38,7 @@ from ssd_core.types import Emission, FinishReason, GenerationRequest, Outcome, S
 logger = logging.getLogger(__name__)
 
 EARLY_SHARE = 0.9
-"""Of a pass's time, during which growth is taken in early."""
+"""Of a pass's time, during which growth is taken in early. Prompts take more, but how much more was not measured: they do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,10 @@ class Round:
     @property
     def num_prompt_tokens(self) -> int:
         return sum(len(entry.pending) for entry in self.entries if len(entry.pending) > 1)
+
+    @property
+    def num_decoding_nodes(self) -> int:
+        return self.num_nodes - self.num_prompt_tokens
 
     @property
     def num_decoding(self) -> int:
@@ -427,7 +431,7 @@ class TargetLoop:
         self._launch = Launch(began, this_round, self._regime, self._counters.tokens)
         if self._ingests_early:
             self._chores.do()
-            self._ingest_until(began + EARLY_SHARE * self._step_times.at(this_round.num_nodes))
+            self._ingest_until(began + EARLY_SHARE * self._step_times.at(this_round.num_decoding_nodes))
         chosen = Chosen(logits, *self._choices(this_round.entries, logits))
         self.timeline.turn(Activity.HOST)
         self._verified_at, self._verified_at_cpu = self._clock(), time.thread_time()
@@ -446,7 +450,7 @@ class TargetLoop:
         this_round = launch.round
         num_decoding, num_prompt_tokens = this_round.num_decoding, this_round.num_prompt_tokens
         if num_prompt_tokens:
-            seconds = self._round_cost.less_prompts(seconds, num_prompt_tokens, num_decoding, this_round.num_nodes - num_prompt_tokens)
+            seconds = self._round_cost.less_prompts(seconds, num_prompt_tokens, num_decoding, this_round.num_decoding_nodes)
         else:
             self._round_cost.observe(num_decoding, this_round.num_nodes, seconds)
             self._round_s[load_level(num_decoding)].add(seconds)

@@ -23,7 +23,7 @@ class EagerRunner:
     def __init__(self, forward: Forward, pools: Sequence[torch.Tensor], shapes: Sequence[CellShape]) -> None:
         self._forward, self._pools, self._shapes = forward, pools, shapes
 
-    def prepare(self) -> None:
+    def prepare(self, most_tokens: int) -> None:
         """It builds nothing."""
 
     def open(self, session_id: str) -> None:

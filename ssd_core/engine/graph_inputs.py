@@ -18,6 +18,10 @@ from ssd_core.engine.runner import Work
 
 LEAST_NODES = 16
 """The smallest bucket: matrix units multiply no fewer."""
+LEAST_GRAIN = 64
+"""Tokens of a prompt's piece are rounded up to a multiple of this at least, ..."""
+LEAST_KEYS = 1024
+"""... and what they attend to is gathered as if it were as long as this."""
 MAX_ROWS = 64
 """Of one of attention's items: nodes by query heads."""
 SHARE = 128
@@ -40,7 +44,7 @@ ITEM = 6
 
 
 class PassShape(NamedTuple):
-    """Streamed passes of one shape are replays of one graph."""
+    """Passes of one shape are replays of one graph."""
 
     num_nodes: int
     nodes_per_item: int
@@ -48,20 +52,18 @@ class PassShape(NamedTuple):
     has_tails: bool
     """Attention by position: each node has its own tail. Else, for many or deep nodes, the tree region is a share that all look at."""
     num_splits: int
-    """Attention's parts: the longest trunk's lone shares and spans, and the tails' shares or the tree region. 0: it is the library's."""
+    """Attention's parts: the longest trunk's lone shares and spans, and the tails' shares or the tree region."""
     num_rows: int
     """That want logits; 0 for none."""
-
-    @property
-    def reads(self) -> bool:
-        """A piece of a prompt, with the library's attention."""
-        return self.num_splits == 0
+    num_keys: int = 0
+    """Of a pass that reads a piece of a prompt, with the library's attention: as many as trunk and piece are at most. 0: another pass."""
 
 
 def pass_shape(work: Work, group: int) -> PassShape:
     """`group` query heads to a key-value head. Few values of each size: every shape is a graph to capture."""
     if _is_reading(work):
-        return _reading_shape(len(work.tokens), len(work.kept))
+        num_tokens = len(work.tokens)
+        return _reading_shape(num_tokens, len(work.sessions[0].trunk) + num_tokens, len(work.kept))
     num_nodes = _bucket(len(work.tokens))
     is_streamed = num_nodes <= MAX_STREAMED
     nodes_per_item = 1 if max(work.num_new) == 1 else _most_per_item(num_nodes, group)
@@ -86,10 +88,11 @@ def _is_reading(work: Work) -> bool:
     return len(work.tokens) > MAX_STREAMED and len(work.sessions) == 1 and work.sessions[0].depths == list(range(len(work.tokens)))
 
 
-def _reading_shape(num_tokens: int, num_kept: int) -> PassShape:
-    """No bucket: there is no graph, and padding would be multiplied."""
-    num_nodes = -(-num_tokens // LEAST_NODES) * LEAST_NODES
-    return PassShape(num_nodes, num_nodes, 1, False, 0, _bucket(num_kept) if num_kept else 0)
+def _reading_shape(num_tokens: int, num_keys: int, num_kept: int = 1) -> PassShape:
+    """Padding is multiplied: four buckets to a power of two. Most pieces want one token's logits, or none: that is one shape."""
+    grain = max(LEAST_GRAIN, power_of_two(num_tokens) // 8)
+    num_nodes = -(-num_tokens // grain) * grain
+    return PassShape(num_nodes, num_nodes, 1, False, 0, _bucket(num_kept), max(LEAST_KEYS, power_of_two(num_keys)))
 
 
 def decoding_shapes(max_position: int, group: int) -> Iterator[PassShape]:
@@ -102,9 +105,17 @@ def decoding_shapes(max_position: int, group: int) -> Iterator[PassShape]:
             yield PassShape(num_nodes, nodes_per_item, num_items, True, num_parts + TAILS, num_nodes)
 
 
+def reading_shapes(max_position: int, most_tokens: int) -> Iterator[PassShape]:
+    """Of all passes over a piece of a prompt, of that many tokens at most, whose last token's logits may be wanted."""
+    sizes = range(MAX_STREAMED + 1, min(most_tokens, max_position) + LEAST_GRAIN, LEAST_GRAIN)
+    lengths = buckets(LEAST_KEYS, max(LEAST_KEYS, power_of_two(max_position)))
+    return (
+        shape for shape in dict.fromkeys(_reading_shape(*both) for both in product(sizes, lengths)) if shape.num_nodes <= shape.num_keys
+    )
+
+
 def large_shapes(max_position: int, group: int) -> Iterator[PassShape]:
-    """Of passes that are not streamed: one that reads a prompt, and of large trees one of each size that settings allow."""
-    yield _reading_shape(2 * MAX_STREAMED, 1)
+    """Of trees that are not streamed, one of each size that settings allow."""
     for num_nodes in buckets(2 * MAX_STREAMED, 4 * MAX_STREAMED):
         most, num_parts = _most_per_item(num_nodes, group), _num_parts(-(-max_position // SHARE), num_nodes)
         yield PassShape(num_nodes, most, num_nodes // most, False, num_parts + 1, LEAST_NODES)
@@ -154,7 +165,7 @@ def write_numbers(room: NDArray[np.int32], work: Work, shape: PassShape, table: 
     of lineages[c // 32, node]: the node sees column c of its tree region; a chain that is read needs none), cells of all tree regions, and
     what joined trunks: places, then cells. Padding nodes write to the spare cell, which is nobody's."""
     num_nodes, num_tokens = shape.num_nodes, len(work.tokens)
-    words = 0 if shape.reads else max(len(session.tree) for session in work.sessions) // 32 + 1
+    words = 0 if shape.num_keys else max(len(session.tree) for session in work.sessions) // 32 + 1
     by_node = room[HEADER : HEADER + PER_NODE * num_nodes].reshape(PER_NODE, num_nodes)
     end = HEADER + by_node.size
     items = room[end : end + ITEM * shape.num_items].reshape(-1, ITEM)

@@ -1,8 +1,7 @@
 """The fast path on CUDA for the Qwen3 and Llama families: few kernels a layer, replayed as one CUDA graph.
 
 A graph is fixed, so passes are padded to buckets: of nodes, of attention's items, and of shares of the trunk. What differs from pass to
-pass lies in buffers that the graph reads. Where a session's trunk lies is kept on the device and only added to. Passes that read a long
-piece of a prompt are launched without a graph: they last so long that launching hides behind them, and few are alike.
+pass lies in buffers that the graph reads. Where a session's trunk lies is kept on the device and only added to.
 
 Shapes: M nodes of the bucket; V vocabulary; the rest as in `cuda_kernels`.
 """
@@ -36,11 +35,12 @@ from ssd_core.engine.graph_inputs import (
     lone_and_span,
     num_numbers,
     pass_shape,
+    reading_shapes,
     write_numbers,
 )
 from ssd_core.engine.lean import can_be_lean, take
 from ssd_core.engine.pass_groups import grouped, taken
-from ssd_core.engine.reading_attention import ReadingAttention, without_compiling
+from ssd_core.engine.reading_attention import ReadingAttention
 from ssd_core.engine.runner import Work
 from ssd_core.errors import CapacityError
 
@@ -101,14 +101,6 @@ class Sizes(NamedTuple):
     V: int
 
 
-class Piece(NamedTuple):
-    """Of a prompt, that a pass reads."""
-
-    trunk: torch.Tensor
-    """Cells of what comes before it, as the device will know them."""
-    num_tokens: int
-
-
 class GraphRunner:
     """See Runner. Takes the weights out of `model` layer by layer: only a shell of it remains.
 
@@ -150,6 +142,8 @@ class GraphRunner:
         """Of each session: how much of its trunk the device knows."""
         self._buffers: dict[int, Buffers] = {}
         self._graphs: dict[PassShape, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle() if is_cuda else None
+        """Memory of what graphs use only while they run: one for all, because they run one at a time."""
         self.newest: torch.cuda.CUDAGraph | None = None
         """Of the last pass, to be timed by itself."""
         self._logits: dict[int, torch.Tensor] = {}
@@ -170,16 +164,14 @@ class GraphRunner:
 
     # ------------------------------------------------------------ a pass
 
-    def prepare(self) -> None:
-        """Capture the graphs of all passes that decode, and compile what the others launch. No session is open yet."""
+    def prepare(self, most_tokens: int) -> None:
+        """Capture the graphs of all passes that decode or read prompts, and of trees like those that settings allow."""
         positions, group = self.trunks.shape[1], self.sizes.Q // self.sizes.H
+        shapes = {*decoding_shapes(positions, group), *large_shapes(positions, group), *reading_shapes(positions, most_tokens)}
         with torch.inference_mode(), self._on_device:
-            for shape in sorted(decoding_shapes(positions, group), reverse=True):  # the largest buffers first, to be used by all
+            for shape in sorted(shapes, reverse=True):  # the largest first: the others find room in what it took
                 self._tell_nothing(shape)
                 self._graph(shape)
-            for shape in large_shapes(positions, group):
-                self._tell_nothing(shape)
-                self._launch_large(shape, Piece(self.trunks[0, :0], shape.num_nodes))
 
     @torch.inference_mode()
     def run(self, work: Work) -> torch.Tensor:
@@ -197,11 +189,7 @@ class GraphRunner:
     def _pass(self, work: Work) -> torch.Tensor:
         shape = pass_shape(work, self.sizes.Q // self.sizes.H)
         self._tell(work, shape)
-        if shape.num_nodes > products.MAX_STREAMED:
-            session = work.sessions[0]
-            trunk = self.trunks[self._slots[session.session_id], : len(session.trunk)]
-            self._launch_large(shape, Piece(trunk, len(work.tokens)))
-        elif self.device.type == "cuda":
+        if self.device.type == "cuda":
             self.newest = self._graph(shape)
             self.newest.replay()
         else:
@@ -231,17 +219,13 @@ class GraphRunner:
             self._launch(shape)  # compiles
             torch.cuda.synchronize(self.device)
             self._graphs[shape] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graphs[shape], capture_error_mode="thread_local"):  # other threads may be at work
+            with torch.cuda.graph(self._graphs[shape], self._pool, capture_error_mode="thread_local"):  # other threads may be at work
                 self._launch(shape)
         return self._graphs[shape]
 
     # ------------------------------------------------------------ what a graph does
 
-    def _launch_large(self, shape: PassShape, piece: Piece) -> None:
-        with without_compiling():
-            self._launch(shape, piece)
-
-    def _launch(self, shape: PassShape, piece: Piece | None = None) -> None:
+    def _launch(self, shape: PassShape) -> None:
         num_nodes, sizes, first = shape.num_nodes, self.sizes, self._layers[0]
         buffers = self._buffers_of(num_nodes)
         tokens, positions, cells, kept = self.numbers[HEADER : HEADER + PER_NODE * num_nodes].view(PER_NODE, num_nodes)[:4]
@@ -259,7 +243,7 @@ class GraphRunner:
         )
         norms = [*(layer.attention_norm for layer in self._layers[1:]), self._norm]
         attend: Callable[[torch.Tensor], None]
-        attend = self._reading_attention(buffers, cells, piece) if piece and shape.reads else _Attention(self, buffers, shape)
+        attend = self._reading_attention(shape, buffers, cells) if shape.num_keys else _Attention(self, buffers, shape)
         num_heads = 1 if num_nodes <= products.MAX_STREAMED else sizes.H & -sizes.H  # a power of two that divides Q, too
         for layer, pool, next_norm in zip(self._layers, self._pools, norms, strict=True):
             products.multiply(buffers.normed, layer.query_key_value, buffers.query_key_value)
@@ -324,12 +308,13 @@ class GraphRunner:
             self._splits.append((totals, torch.empty(2 * size, dtype=torch.float32, device=self.device)))
         return self._splits[-1]
 
-    def _reading_attention(self, buffers: Buffers, cells: torch.Tensor, piece: Piece) -> ReadingAttention:
-        all_cells = torch.cat([piece.trunk, cells[: piece.num_tokens]])
-        return ReadingAttention(all_cells, buffers.query, buffers.attended, piece.num_tokens, self.sizes.H, self.scaling)
+    def _reading_attention(self, shape: PassShape, buffers: Buffers, cells: torch.Tensor) -> ReadingAttention:
+        slot, _, num_tokens, trunk_length = self.numbers[HEADER + PER_NODE * shape.num_nodes :][:4].split(1)
+        trunk = self.trunks[:, : shape.num_keys].index_select(0, slot)[0]
+        return ReadingAttention(trunk, trunk_length, cells, num_tokens, buffers.query, buffers.attended, self.sizes.H, self.scaling)
 
     def _buffers_of(self, num_nodes: int) -> Buffers:
-        """Those that graphs use are kept."""
+        """Those of large passes take more memory than is to be kept for each size: they come from the graphs' pool."""
         if num_nodes > products.MAX_STREAMED:
             return Buffers(self, num_nodes)
         if num_nodes not in self._buffers:

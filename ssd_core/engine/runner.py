@@ -25,8 +25,8 @@ class Work(NamedTuple):
 
 
 class Runner(Protocol):
-    def prepare(self) -> None:
-        """Build what passes would build on first use. Before any session is open."""
+    def prepare(self, most_tokens: int) -> None:
+        """Build what passes would build on first use, of prompts at most so many tokens at once. Before any session is open."""
 
     def open(self, session_id: str) -> None:
         """CapacityError when it cannot run one more session."""

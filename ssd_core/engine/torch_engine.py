@@ -68,7 +68,7 @@ class TorchEngine(Engine):
     def load(cls, config: EngineConfig) -> TorchEngine:
         torch.set_num_threads(config.num_threads)
         engine = cls(load_model(config), config.kv_budget_bytes, config.max_model_len)
-        engine._runner.prepare()
+        engine._runner.prepare(config.prefill_chunk_tokens)
         return engine
 
     def __repr__(self) -> str:

@@ -181,7 +181,9 @@ def measure_vllm(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[s
         for mode, process in zip(modes, processes, strict=True):
             code = process.wait()
             path = folder / f"{mode}.result.json"
-            results[mode] = json.loads(path.read_text()) if code == 0 else {"error": (folder / f"{mode}.log").read_text()[-4000:]}
+            results[mode] = json.loads(path.read_text()) if path.exists() else {}
+            if code != 0:
+                results[mode]["error"] = (folder / f"{mode}.log").read_text()[-4000:]
         yield results
 
 
@@ -205,7 +207,7 @@ def start_vllm(
         "dtype": arguments.dtype,
         "max_model_len": max_model_len(arguments),
         "gpu_memory_utilization": 0.92,
-        "kv_cache_memory_bytes": int((arguments.kv_gib + (arguments.draft_kv_gib if mode == "sd" else 0)) * 2**30),
+        "kv_cache_memory_bytes": int((arguments.kv_gib + (arguments.vllm_draft_kv_gib if mode == "sd" else 0)) * 2**30),
         "enforce_eager": False,
         "max_num_seqs": max(arguments.batch),
         "multiprocess": True,
@@ -249,6 +251,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--kv-gib", type=float, default=9.0)
     parser.add_argument("--draft-kv-gib", type=float, default=6.0)
+    parser.add_argument("--vllm-draft-kv-gib", type=float, default=3.0, help="vLLM's draft keeps no trees (default: 3)")
     parser.add_argument("--max-step-nodes", type=int, default=64)
     parser.add_argument("--prefill-chunk-tokens", type=int, default=1024)
     parser.add_argument("--json", type=Path)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from transformers import Qwen3Config
 
+from ssd_core.engine import products
 from ssd_core.engine.base import TRUNK_END, Part
 from ssd_core.engine.graph_runner import GraphRunner
 from ssd_core.engine.inflate import COMMON, SHAPES, empty_model
@@ -28,7 +29,7 @@ from ssd_core.sampling import choices, likeliest
 from tests.bench.bandwidth import copy_bandwidth
 
 WARM_UP, REPEATS = 4, 15
-ROOM = 256
+ROOM = 1024
 """Cells of a session beyond its context; also the most nodes of a pass."""
 NUM_CANDIDATES = 12
 
@@ -55,8 +56,9 @@ def random_engine(shape: str, kv_gib: float) -> TorchEngine:
 
 
 def measure(engine: TorchEngine, sessions: Sequence[str], nodes: int) -> Times:
-    """Chains of so many nodes below every trunk's end, forgotten afterwards."""
-    parts = [Part(session, range(5, 5 + nodes), range(TRUNK_END, nodes - 1)) for session in sessions]
+    """Chains of so many nodes below every trunk's end, forgotten afterwards; long ones as pieces of prompts, for the last logits."""
+    logits_from = nodes - 1 if nodes > products.MAX_STREAMED else 0
+    parts = [Part(session, range(5, 5 + nodes), range(TRUNK_END, nodes - 1), logits_from) for session in sessions]
     graph, chosen, candidates, host = [], [], [], []
     for _ in range(WARM_UP + REPEATS):
         torch.cuda.synchronize()

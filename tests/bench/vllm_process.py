@@ -215,24 +215,19 @@ def main() -> None:
     began = time.perf_counter()
     llm = load(spec)
     load_s = time.perf_counter() - began  # vLLM's import, weights, compilation and graphs
-    runs = []
-    for run in spec.workload:
-        runs.append(measure(llm, run))
-        sys.stdout.write(f"{spec.mode}, {run.name}: {runs[-1]['tokens_per_s']:.1f} tokens/s\n")
     import torch
     import vllm
 
-    result: dict[str, Any] = {
-        "vllm": vllm.__version__,
-        "mode": spec.mode,
-        "device": platform.machine(),
-        "load_s": load_s,
-        "gpu_bytes": None,
-    }
-    if torch.cuda.is_available():  # asked last: a process that has touched CUDA cannot be forked by vLLM
-        free, total = torch.cuda.mem_get_info()
-        result |= {"device": torch.cuda.get_device_name(), "gpu_bytes": total - free}
-    result_path.write_text(json.dumps(result | {"runs": runs}))
+    runs: list[dict[str, Any]] = []
+    result: dict[str, Any] = {"vllm": vllm.__version__, "mode": spec.mode, "load_s": load_s, "runs": runs}
+    for run in spec.workload:
+        runs.append(measure(llm, run))
+        sys.stdout.write(f"{spec.mode}, {run.name}: {runs[-1]['tokens_per_s']:.1f} tokens/s\n")
+        result_path.write_text(json.dumps(result))  # should a later run break, this one is not lost
+    is_on_gpu = torch.cuda.is_available()  # asked last: a process that has touched CUDA cannot be forked by vLLM
+    free, total = torch.cuda.mem_get_info() if is_on_gpu else (0, 0)
+    result |= {"device": torch.cuda.get_device_name() if is_on_gpu else platform.machine(), "gpu_bytes": total - free}
+    result_path.write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

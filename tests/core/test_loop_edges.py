@@ -201,6 +201,23 @@ def test_what_a_round_gave_is_told_before_the_loop_waits_and_before_its_session_
     assert [emission.finish_reason for emission in run.emissions] == [None, None, FinishReason.CANCELLED]
 
 
+def test_growth_is_waited_for_no_longer_than_a_pass_surely_takes() -> None:
+    """What a prompt's pass takes is not measured: beyond the largest pass that is, T(n) is a guess that may be far too long."""
+    now = 0.0
+
+    class Waited(NoDraft):
+        def wait(self, timeout_s: float) -> None:
+            nonlocal now
+            now += timeout_s
+
+    loop = TargetLoop(FakeEngine(seed=3), Waited(), StepTimes((1, 2), (1.0, 1.0)), ingests_early=True, clock=lambda: now)
+    (request,) = requests(1, "ar")
+    assert len(request.prompt) > 2
+    loop.add(request, Run().sink)
+    loop.step()
+    assert now == pytest.approx(0.9)
+
+
 def test_a_prompt_is_read_without_speculation() -> None:
     """However much the draft has ready, here of those that wait for the pass's budget: so the prompt's pass is that of plain decoding."""
     sizes: dict[str, list[int]] = defaultdict(list)

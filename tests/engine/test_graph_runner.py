@@ -177,6 +177,7 @@ def test_large_passes_go_through_the_library_apart_from_others(monkeypatch: pyte
     for module in (products, graph_inputs):
         monkeypatch.setattr(module, "MAX_STREAMED", 16)
     monkeypatch.setattr(graph_inputs, "NODES_PER_SHARE", 16)
+    monkeypatch.setattr(graph_inputs, "LEAST_GRAIN", 16)
     for module in (graph_inputs, graph_runner):
         monkeypatch.setattr(module, "SHARE", 16)
     fast, plain = engines("llama", monkeypatch)
@@ -225,16 +226,18 @@ def test_in_bfloat16_a_graph_replays_with_new_inputs(name: str) -> None:
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
-def test_decoding_captures_no_graph_that_was_not_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_graph_is_captured_that_was_not_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     fast, _ = engines("qwen3", monkeypatch)
     runner = fast._runner
     assert isinstance(runner, GraphRunner)
-    runner.prepare()
+    runner.prepare(most_tokens=200)
     prepared = set(runner._graphs)
     for session, length in (("a", 5), ("b", 100), ("c", 300)):
         fast.open(session, length + 80)
-        fast.evaluate([Part(session, [i % VOCAB for i in range(length)], range(TRUNK_END, length - 1), logits_from=length - 1)])
-        fast.advance(session, range(length))
+        for begin in range(0, length, 200):
+            piece = [i % VOCAB for i in range(begin, min(begin + 200, length))]
+            fast.evaluate([Part(session, piece, range(TRUNK_END, len(piece) - 1), logits_from=len(piece) - 1)])
+            fast.advance(session, range(len(piece)))
         fast.evaluate([Part(session, range(7), range(TRUNK_END, 6))])
         fast.advance(session, range(3))
     fast.evaluate([Part(session, range(40), [TRUNK_END] * 40) for session in "abc"])
