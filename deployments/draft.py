@@ -9,8 +9,10 @@ import ray
 
 from deployments.config import DraftConfig
 from deployments.draft_server import DraftServer
-from deployments.messages import DraftAddress, Sample, Snapshot
-from deployments.metrics import device_sample, histogram_samples
+from deployments.messages import DraftAddress, Snapshot
+from deployments.metric_tables import DRAFT, DRAFT_DEVICES
+from deployments.metrics import samples
+from deployments.ray_metrics import RayMetrics
 from ssd_core.timeline import Span
 
 MAX_TARGETS = 64
@@ -26,6 +28,7 @@ class DraftActor:
         self._config = config
         self._server = DraftServer(config)
         self._died = threading.Event()
+        self._metrics = RayMetrics()
 
     @ray.method(concurrency_group="orders")
     def receive(self, target_id: str, data: bytes) -> None:
@@ -56,17 +59,8 @@ class DraftActor:
         self._server.forget(target_id)
 
     def snapshot(self) -> Snapshot:
-        server, labels = self._server, (("draft", self._name),)
-        samples = (
-            Sample("ssd_draft_sessions", server.num_sessions, labels),
-            Sample("ssd_draft_kv_cells", server.num_cells, labels),
-            Sample("ssd_draft_kv_cells_free", server.num_free_cells, labels),
-            Sample("ssd_draft_flops_per_node", server.flops_per_node, labels),
-            device_sample("ssd_draft_devices", self._config, labels),
-            Sample("ssd_draft_steps_total", server.num_steps, labels, "counter"),
-            Sample("ssd_draft_nodes_total", server.num_nodes, labels, "counter"),
-            Sample("ssd_draft_busy_seconds_total", server.busy_s, labels, "counter"),
-            Sample("ssd_draft_garbage_messages_total", server.num_garbage, labels, "counter"),
-            *histogram_samples("ssd_outcome_arrival_seconds", server.order_delay, labels),
-        )
-        return Snapshot(self._name, samples)
+        """The pool asks for it each second."""
+        own = (("draft", self._name),)
+        told = (*samples(DRAFT, self._server, own), *samples(DRAFT_DEVICES, self._config, own))
+        self._metrics.publish(told)
+        return Snapshot(self._name, told)

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.http_errors import ApiError, ErrorInfo, invalid, of_exception
 from deployments.http_guard import Guard
-from deployments.metrics import CONTENT_TYPE, prometheus_text
+from deployments.metric_text import CONTENT_TYPE, prometheus_text
 from deployments.openai_requests import ChatFields, CommonFields, CompletionFields, Plan, json_object, validated_body
 from deployments.openai_responses import DONE, ResponseHead, ResponseShapes, event
 from deployments.service import Service

@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.config import ServiceConfig
 from deployments.http_app import build_http_app
 from deployments.messages import Chunk
+from deployments.ray_metrics import publish_forever
 from deployments.serve_target import ServeTarget
 from deployments.service import Service
 
@@ -26,7 +27,9 @@ class Ingress:
     async def __init__(self, config: ServiceConfig, target: DeploymentHandle) -> None:  # type: ignore[misc]
         name = serve.get_replica_context().replica_id.unique_id
         self._service = Service(config, ServeTarget(target), f"ingress-{name}")
-        self._connecting = asyncio.get_running_loop().create_task(self._service.connect())
+        loop = asyncio.get_running_loop()
+        self._connecting = loop.create_task(self._service.connect())
+        self._publishing = loop.create_task(publish_forever(lambda: self._service.snapshot().samples))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http_app(self._service, echo_request_id=False)

@@ -52,12 +52,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One line of Prometheus text."""
+    """One line of Prometheus text. What it means stands in metric_tables.py."""
 
     name: str
     value: float
     labels: tuple[tuple[str, str], ...] = ()
-    kind: str = "gauge"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ from deployments.config import DraftConfig
 from deployments.draft import DraftActor
 from deployments.leases import Leases
 from deployments.messages import Grant, PoolStatus, Sample, Snapshot
+from deployments.metric_tables import POOL
+from deployments.metrics import samples
+from deployments.ray_metrics import publish_forever
 from ssd_core.timeline import Span
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class SpeculatorPool:
         if not self._is_started:
             self._is_started = True
             self._spawn(self._housekeep())
+            self._spawn(publish_forever(self._samples))
             self._act()
 
     async def settled(self) -> None:
@@ -98,26 +102,24 @@ class SpeculatorPool:
         return await self.status()
 
     async def status(self) -> PoolStatus:
-        return PoolStatus(self._leases.wanted, self._leases.drafts, self._num_starting, self._leases.num_sessions, self._num_replaced)
+        return self._status()
 
     async def put_snapshot(self, snapshot: Snapshot) -> None:
         self._snapshots[snapshot.source] = snapshot
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
-        status = await self.status()
-        own = (
-            Sample("ssd_pool_drafts", len(status.drafts)),
-            Sample("ssd_pool_drafts_wanted", status.wanted),
-            Sample("ssd_pool_drafts_starting", status.num_starting),
-            Sample("ssd_pool_drafts_replaced_total", status.num_replaced, kind="counter"),
-            Sample("ssd_pool_sessions", status.num_sessions),
-        )
-        return (*self._snapshots.values(), Snapshot("pool", own))
+        return (*self._snapshots.values(), Snapshot("pool", self._samples()))
 
     async def spans(self) -> dict[str, tuple[Span, ...]]:
         """By draft, what its loop did lately."""
         handles = dict(self._handles)
         return dict(zip(handles, await asyncio.gather(*(handle.spans.remote() for handle in handles.values())), strict=True))
+
+    def _status(self) -> PoolStatus:
+        return PoolStatus(self._leases.wanted, self._leases.drafts, self._num_starting, self._leases.num_sessions, self._num_replaced)
+
+    def _samples(self) -> tuple[Sample, ...]:
+        return samples(POOL, self._status())
 
     # ------------------------------------------------------------ acting
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from deployments.assembler import Assembler
 from deployments.config import ServiceConfig
 from deployments.http_errors import ApiError, ErrorInfo, of_refusal
-from deployments.messages import Chunk, Refusal, Sample, Snapshot
+from deployments.messages import Chunk, Refusal, Snapshot
+from deployments.metric_tables import INGRESS
+from deployments.metrics import samples
 from deployments.openai_requests import Plan, RequestParser
 from deployments.target_client import TargetClient
 from deployments.vocabulary import Vocabulary
@@ -93,7 +95,11 @@ class Service:
                         yield piece
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
-        return await self.target.snapshots(self._snapshot())
+        return await self.target.snapshots(self.snapshot())
+
+    def snapshot(self) -> Snapshot:
+        """The ingress's own."""
+        return Snapshot(self._name, samples(INGRESS, self.counters, (("ingress", self._name),)))
 
     async def _whole(self, plan: Plan, index: int) -> Chunk:
         result = await self.target.complete(self._request(plan, index), plan.session_key)
@@ -139,16 +145,6 @@ class Service:
     def _request(self, plan: Plan, index: int) -> GenerationRequest:
         choice = plan.choices[index]
         return GenerationRequest(uuid.uuid4().hex, choice.prompt, choice.sampling, plan.speculation)
-
-    def _snapshot(self) -> Snapshot:
-        labels = (("ingress", self._name),)
-        counters = self.counters
-        requests = tuple(
-            Sample("ssd_http_requests_total", n, (*labels, ("route", route), ("status", str(status))), "counter")
-            for (route, status), n in counters.requests.items()
-        )
-        running = Sample("ssd_http_requests_running", counters.running, labels)
-        return Snapshot(self._name, (*requests, running, Sample("ssd_stream_pieces_total", counters.pieces, labels, "counter")))
 
 
 class _all_or_none:

@@ -14,7 +14,9 @@ from ray.exceptions import RayError
 
 from deployments.config import ServiceConfig
 from deployments.messages import ModelCard, Refusal, Snapshot
-from deployments.metrics import device_sample, link_samples, target_samples
+from deployments.metric_tables import LINK, TARGET, TARGET_DEVICES
+from deployments.metrics import samples
+from deployments.ray_metrics import publish_forever
 from deployments.target_server import TargetServer
 from deployments.transport import RayDraftLink
 from ssd_core.link import DraftLink, NoDraft
@@ -57,7 +59,8 @@ class Target:
         self._server = TargetServer(config, self._make_link)
         if self._has_drafts:
             await self._wait_for_drafts()
-        self._beats = asyncio.get_running_loop().create_task(self._beat())
+        loop = asyncio.get_running_loop()
+        self._tasks = (loop.create_task(self._beat()), loop.create_task(publish_forever(lambda: self._snapshot().samples)))
 
     async def _wait_for_drafts(self) -> None:
         """Ready means ready to speculate. A pool that cannot start drafts delays the service, it does not prevent it."""
@@ -121,9 +124,6 @@ class Target:
                 await self._link.beat(self._snapshot())
 
     def _snapshot(self) -> Snapshot:
-        samples = (
-            *target_samples(self._server.stats(), self._replica_id),
-            device_sample("ssd_target_devices", self._config, (("replica", self._replica_id),)),
-            *(link_samples(self._link.counters, self._replica_id) if self._link else ()),
-        )
-        return Snapshot(self._replica_id, samples)
+        own = (("replica", self._replica_id),)
+        told = (*samples(TARGET, self._server.stats(), own), *samples(TARGET_DEVICES, self._config, own))
+        return Snapshot(self._replica_id, (*told, *(samples(LINK, self._link.counters, own) if self._link else ())))

@@ -7,24 +7,37 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from ssd_core.store import StoreCounters
 from ssd_core.tree import Node
-from ssd_core.types import GrowthReport, StepTimes
+from ssd_core.types import FinishReason, GrowthReport, SessionStats, StepTimes
 
 TIME_BUCKETS_S = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 5e-2)
+"""Of a round's parts."""
+REQUEST_BUCKETS_S = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0)
+"""Of a request's."""
+TOKEN_BUCKETS_S = (1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 7.5e-3, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
+"""Of a token."""
 
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts by upper bound in TIME_BUCKETS_S (seconds), the last one unbounded."""
+    """Counts by upper bound (seconds), the last one unbounded."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(TIME_BUCKETS_S) + 1))
+    bounds_s: tuple[float, ...] = TIME_BUCKETS_S
+    counts: list[int] = field(init=False)
     total_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds_s) + 1)
+
     def add(self, seconds: float) -> None:
-        self.counts[bisect_left(TIME_BUCKETS_S, seconds)] += 1
+        self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.total_s += seconds
+
+    def snapshot(self) -> HistogramSnapshot:
+        return HistogramSnapshot(self.bounds_s, tuple(self.counts), self.total_s)
 
 
 EDGE_BINS = 10
@@ -57,8 +70,20 @@ class ReliabilitySnapshot:
 
 @dataclass(frozen=True, slots=True)
 class HistogramSnapshot:
+    bounds_s: tuple[float, ...]
     counts: tuple[int, ...]
     total_s: float
+
+
+class BackupKind(StrEnum):
+    """What a session does on a miss."""
+
+    WAIT = "wait"
+    """Its next round waits for the draft."""
+    GUESS = "guess"
+    """... begins at once, with what prompt look-up guesses."""
+    NONE = "none"
+    """... begins at once, with nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +126,12 @@ class LoopStats:
     """Accepted tokens that had been grown before the outcome before: speculation on what follows a speculation."""
     lookups: int
     hits: int
+    misses_ungrown: int
+    """Look-ups that missed because growth had not come so far: it ended before what may follow the outcome, or at the outcome."""
+    misses_unforeseen: int
+    """... because other tokens had been proposed there."""
+    backups: tuple[tuple[str, int], ...]
+    """What was done on a miss, by kind (see BackupKind)."""
     deep_hits: int
     """Hits on what had been taken in when the verdict fell: grown before the round began, or, on a GPU, early in its pass."""
     reliability: ReliabilitySnapshot
@@ -124,7 +155,17 @@ class LoopStats:
     store_late: int
     store_garbage: int
     store_duplicate: int
+    prompt_tokens: int
+    """Of all requests that were let in."""
     finished: tuple[tuple[str, int], ...]
+    queue: HistogramSnapshot
+    """Of each request, from its arrival until it was let in."""
+    first_token: HistogramSnapshot
+    """... to its first token."""
+    token: HistogramSnapshot
+    """Of each request that was not broken off, the mean time of a token after the first."""
+    request: HistogramSnapshot
+    """... and from its arrival to its end."""
 
 
 class LoopCounters:
@@ -140,7 +181,11 @@ class LoopCounters:
         self.lookups = self.hits = self.draft_timeouts = self.reports = self.draft_steps = self.draft_nodes = 0
         self.accepted_per_position: list[int] = []
         self.lookup, self.gap, self.gap_on_hit, self.work_on_hit = Histogram(), Histogram(), Histogram(), Histogram()
+        self.misses_ungrown = self.misses_unforeseen = self.prompt_tokens = 0
+        self.backups: Counter[BackupKind] = Counter()
         self.finished: Counter[str] = Counter()
+        self.queue, self.first_token, self.request = (Histogram(REQUEST_BUCKETS_S) for _ in range(3))
+        self.token = Histogram(TOKEN_BUCKETS_S)
 
     def count_pass(self, num_nodes: int, seconds: float, has_prompts: bool) -> None:
         self.passes += 1
@@ -192,6 +237,19 @@ class LoopCounters:
         if is_hit:
             self.lookup.add(seconds)
 
+    def count_miss(self, is_unforeseen: bool, backup: BackupKind) -> None:
+        self.misses_unforeseen += is_unforeseen
+        self.misses_ungrown += not is_unforeseen
+        self.backups[backup] += 1
+
+    def count_end(self, reason: FinishReason, stats: SessionStats, seconds: float) -> None:
+        """Of a request, so long after its arrival."""
+        self.finished[reason.value] += 1
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self.request.add(seconds)
+            if stats.num_tokens > 1:
+                self.token.add((seconds - stats.first_token_s) / (stats.num_tokens - 1))
+
     def count_report(self, report: GrowthReport) -> None:
         self.reports += 1
         self.draft_steps += report.num_steps
@@ -241,14 +299,17 @@ class LoopCounters:
             deep_accepted=self.deep_accepted,
             lookups=self.lookups,
             hits=self.hits,
+            misses_ungrown=self.misses_ungrown,
+            misses_unforeseen=self.misses_unforeseen,
+            backups=tuple((kind.value, self.backups[kind]) for kind in BackupKind),
             deep_hits=self.deep_hits,
             reliability=ReliabilitySnapshot(
                 tuple(self.reliability.edges), tuple(self.reliability.expected), tuple(self.reliability.chosen)
             ),
-            lookup=_snapshot(self.lookup),
-            gap=_snapshot(self.gap),
-            gap_on_hit=_snapshot(self.gap_on_hit),
-            work_on_hit=_snapshot(self.work_on_hit),
+            lookup=self.lookup.snapshot(),
+            gap=self.gap.snapshot(),
+            gap_on_hit=self.gap_on_hit.snapshot(),
+            work_on_hit=self.work_on_hit.snapshot(),
             draft_wait_s=self.draft_wait_s,
             draft_turn_s=self.draft_turn_s,
             draft_timeouts=self.draft_timeouts,
@@ -260,9 +321,10 @@ class LoopCounters:
             store_late=store.late,
             store_garbage=store.garbage,
             store_duplicate=store.duplicate,
+            prompt_tokens=self.prompt_tokens,
             finished=tuple(self.finished.items()),
+            queue=self.queue.snapshot(),
+            first_token=self.first_token.snapshot(),
+            token=self.token.snapshot(),
+            request=self.request.snapshot(),
         )
-
-
-def _snapshot(histogram: Histogram) -> HistogramSnapshot:
-    return HistogramSnapshot(tuple(histogram.counts), histogram.total_s)

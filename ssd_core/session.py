@@ -78,8 +78,8 @@ class TargetSession:
         self._num_lookups = 0
         self._accepted_per_position = [0] * submit.max_nodes
         self._draft_wait_s = 0.0
-        self._arrived_at = arrived_at
-        self._first_token_s = 0.0
+        self.arrived_at = arrived_at
+        self.first_token_s = 0.0
 
     @property
     def is_tuned(self) -> bool:
@@ -132,7 +132,7 @@ class TargetSession:
     def commit(self, tokens: Sequence[int], num_submitted: int, num_accepted: int, now: float) -> None:
         """Append one round's tokens."""
         if not self._num_rounds:
-            self._first_token_s = now - self._arrived_at
+            self.first_token_s = now - self.arrived_at
         self.tokens.extend(tokens)
         self.rule.commit(tokens, len(self.tokens))
         if self._lookup is not None:
@@ -169,7 +169,7 @@ class TargetSession:
             num_lookups=self._num_lookups,
             accepted_per_position=tuple(self._accepted_per_position),
             draft_wait_s=self._draft_wait_s,
-            first_token_s=self._first_token_s,
+            first_token_s=self.first_token_s,
             num_drafts=self._num_drafts,
         )
 

@@ -23,7 +23,7 @@ from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.errors import CapacityError, InvalidRequestError
 from ssd_core.link import DraftLink
-from ssd_core.loop_stats import LoopCounters, LoopStats
+from ssd_core.loop_stats import BackupKind, LoopCounters, LoopStats
 from ssd_core.policies.backup import Miss, MissEstimates
 from ssd_core.policies.submit import build_submit_policy, worthwhile
 from ssd_core.round_cost import RoundCost
@@ -293,6 +293,8 @@ class TargetLoop:
             except CapacityError:
                 return
             self._waiting.popleft()
+            self._counters.queue.add(self._clock() - session.arrived_at)
+            self._counters.prompt_tokens += len(session.request.prompt)
             self._running[session.id] = session
             self._store.open(session.id, session.tokens)
 
@@ -500,7 +502,10 @@ class TargetLoop:
         logprobs = logprobs_of(logits[rows[: len(tokens)]], tokens, num_logprobs) if num_logprobs is not None else ()
         if session.is_after_hit is not None:
             self._estimates(session).observe_round(session.is_after_hit, session.pause is not None, len(accepted) + 1)
+        is_first = session.num_output_tokens == 0
         session.commit(tokens, len(entry.nodes), num_accepted, self._clock())
+        if is_first:
+            self._counters.first_token.add(session.first_token_s)
         self._counters.count_round(len(tokens), len(entry.nodes), num_accepted, session.is_after_hit)
         if ending.reason is not None:
             self._finish(session, tuple(tokens), ending.reason, logprobs=logprobs)
@@ -528,8 +533,9 @@ class TargetLoop:
             self._store.close(session.id)
             if session.has_draft:
                 self._link.close(session.id)
-        self._counters.finished[reason.value] += 1
-        session.sink(Emission(session.id, tokens, logprobs, reason, error, session.stats()))
+        stats = session.stats()
+        self._counters.count_end(reason, stats, self._clock() - session.arrived_at)
+        session.sink(Emission(session.id, tokens, logprobs, reason, error, stats))
 
     # ------------------------------------------------------------ look up
 
@@ -537,8 +543,10 @@ class TargetLoop:
         """Ask the store for each outcome's continuation. A local matter: no message is waited for. The outcome comes first: most of what
         was grown during the pass hangs where the target did not go, and need not be taken in."""
         began = self._clock()
+        unforeseen = set()
         for verdict in verdicts:
-            self._store.advance(verdict.session.id, verdict.tokens)
+            if self._store.advance(verdict.session.id, verdict.tokens):
+                unforeseen.add(verdict.session.id)
             self._chores.add(self._store[verdict.session.id].tree.let_go)
         deep_hits = {verdict.session.id for verdict in verdicts if self._store.look_up(verdict.session.id)}
         self._ingest()
@@ -552,18 +560,22 @@ class TargetLoop:
                 session.count_lookup(is_hit, now)
                 self._estimates(session).hit_rate.add(is_hit)
                 if not is_hit:
-                    self._choose_backup(session)
+                    self._counters.count_miss(session.id in unforeseen, self._choose_backup(session))
             else:
                 session.skip_lookup()
             self._all_hit &= is_hit
 
-    def _choose_backup(self, session: TargetSession) -> None:
+    def _choose_backup(self, session: TargetSession) -> BackupKind:
         tree = self._store[session.id].tree
         session.guess(tree)
-        tokens_alone = 1.0 + sum(map(tree.reach, session.submit.nodes(tree)))
+        guesses = session.submit.nodes(tree)
+        tokens_alone = 1.0 + sum(map(tree.reach, guesses))
         num_sessions = len(self._running)
         miss = Miss(num_sessions, tokens_alone, self._round_s[load_level(num_sessions)].value, self._estimates(session))
         session.pause = session.backup.pause(miss)
+        if session.pause is not None:
+            return BackupKind.WAIT
+        return BackupKind.GUESS if guesses else BackupKind.NONE
 
     def _estimates(self, session: TargetSession) -> MissEstimates:
         return self._missed[session.request.speculation.preset, load_level(len(self._running))]
