@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import ray
 
+from cluster.local import free_port
+from cluster.monitoring.alerts import ALERTS
+from cluster.monitoring.dashboards import DASHBOARDS
+from cluster.monitoring.prometheus import RULES_FILE, as_yaml, rules, scrape_config
+from cluster.monitoring.ratios import RATIOS
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from deployments.metric_tables import BY_NAME
 from ssd_core.config import EngineConfig
@@ -180,7 +189,7 @@ async def test_a_killed_draft_changes_no_token_fails_no_request_and_is_replaced(
     assert again["metrics"]["speculative_decoding"]["num_accepted_tokens"] > 0
 
 
-async def test_metrics_have_vllms_names_and_ours(service: Running, client: httpx.AsyncClient) -> None:
+async def test_metrics_have_vllms_names_and_ours(client: httpx.AsyncClient) -> None:
     """All of them, here and through Ray; what has not happened yet has no counter there."""
     await whole(client, max_tokens=40, preset="ssd-tree")
 
@@ -197,3 +206,50 @@ async def test_metrics_have_vllms_names_and_ours(service: Running, client: httpx
 
     await eventually(are_all_there, 5)
     await eventually(are_rays, 40)
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed (Debian: prometheus)")
+async def test_a_prometheus_that_scrapes_it_has_a_value_for_every_query_of_the_dashboards(
+    service: Running, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    port = free_port("127.0.0.1")
+    (tmp_path / RULES_FILE).write_text(as_yaml(rules(window="5s")))
+    scraped = scrape_config([service.url.removeprefix("http://")], interval="1s", ray_discovery_file=None)
+    (tmp_path / "prometheus.yml").write_text(scraped)
+    words = ("--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{port}")
+    process = await asyncio.create_subprocess_exec("prometheus", *words, cwd=tmp_path, stderr=asyncio.subprocess.DEVNULL)
+    queries = [query["expr"] for dashboard in DASHBOARDS for panel in dashboard.json()["panels"] for query in panel["targets"]]
+    prometheus = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1")
+    missing = list(queries)
+
+    async def have_values() -> bool:
+        for preset in ("ssd-tree", "ssd"):
+            await whole(client, max_tokens=40, preset=preset)  # one at a time: hits of a lone session are measured
+        missing[:] = [query for query in missing if not await has_value(prometheus, query)]
+        return not missing
+
+    try:
+        await eventually(partial(is_up, prometheus), 20)
+        try:
+            await eventually(have_values, 40)
+        except AssertionError:
+            pytest.fail(f"no value: {missing}")
+        groups = (await prometheus.get("/rules")).json()["data"]["groups"]
+        evaluated = [rule for group in groups for rule in group["rules"]]
+        assert len(evaluated) == len(RATIOS) + len(ALERTS) and {rule["health"] for rule in evaluated} == {"ok"}
+    finally:
+        await prometheus.aclose()
+        process.terminate()
+        await process.wait()
+
+
+async def is_up(prometheus: httpx.AsyncClient) -> bool:
+    try:
+        return (await prometheus.get("/status/config")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+async def has_value(prometheus: httpx.AsyncClient, query: str) -> bool:
+    told = (await prometheus.get("/query", params={"query": query})).json()["data"]["result"]
+    return bool(told) and all(math.isfinite(float(series["value"][1])) for series in told)

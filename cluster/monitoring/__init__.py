@@ -1,0 +1,1 @@
+"""What an operator sees: rules for Prometheus, made of the service's metrics."""
