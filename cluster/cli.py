@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from cluster.commands import bench, dashboards, demo, experiments, generate, inflate, plan, up, validate
+from cluster.commands import bench, dashboards, demo, experiments, generate, inflate, loadtest, plan, up, validate
 from cluster.commands.common import FAILED, USAGE
 from ssd_core.errors import ConfigError, InvalidRequestError, SSDError
 
@@ -23,6 +23,7 @@ examples:
   ssd-serve bench --json results/bench.json       measure
   ssd-serve plan --bench results/bench.json       which preset, at which price, with how many drafts
   ssd-serve experiments plot                      the pictures of cluster/experiments/README.md
+  ssd-serve loadtest --url URL --ramp 1           ever more load on a running service
   ssd-serve dashboards push --url URL             what speculation does, in Grafana
   ssd-serve COMMAND --help                        more about one of them"""
 
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ssd-serve", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (demo, up, generate, bench, plan, experiments, dashboards, inflate, validate):
+    for command in (demo, up, generate, bench, plan, experiments, loadtest, dashboards, inflate, validate):
         command.add(subparsers)
     return parser
 

@@ -1,0 +1,1 @@
+"""The load test behind `ssd-serve loadtest`: arrivals -> workers -> summary -> ramp, report."""

@@ -1,0 +1,104 @@
+"""One request at a time, streamed, and what its client saw."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from cluster.loadtest.arrivals import Arrival
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    url: str
+    model: str
+    api_key: str | None = None
+    preset: str | None = None
+    """None: the service's default."""
+    temperature: float = 0.0
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """At the client. Seconds; times of day from the test's start."""
+
+    sent_at_s: float
+    late_s: float
+    """Sent so long after it was due: the client's own fault."""
+    wall_s: float
+    """From sending to the end of the answer, or to the error."""
+    first_token_s: float | None
+    """From sending to the first token; None: there was none."""
+    num_tokens: int
+    status: int
+    """Of HTTP; 0: the connection failed or broke off."""
+    error: str = ""
+
+    @property
+    def is_ok(self) -> bool:
+        return self.status == 200 and not self.error
+
+    @property
+    def token_s(self) -> float | None:
+        """Mean time of a token after the first."""
+        if self.first_token_s is None or self.num_tokens < 2:
+            return None
+        return (self.wall_s - self.first_token_s) / (self.num_tokens - 1)
+
+
+def new_client(target: Target) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(base_url=target.url, headers=headers, limits=limits, timeout=httpx.Timeout(target.timeout_s, connect=10.0))
+
+
+async def send(client: httpx.AsyncClient, target: Target, arrival: Arrival, start: float, due_s: float) -> Outcome:
+    """`start`: of the test, by time.monotonic(). `due_s`: after it."""
+    began = time.monotonic()
+    first_token_s: float | None = None
+    num_tokens = status = 0
+    error = ""
+    try:
+        async with client.stream("POST", "/v1/completions", json=_body(target, arrival)) as response:
+            status = response.status_code
+            if status != 200:
+                error = (await response.aread()).decode(errors="replace")[:200]
+            else:
+                error = "the stream ended early"
+                async for line in response.aiter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    data = line.removeprefix("data:").strip()
+                    if data == "[DONE]":
+                        error = ""
+                        break
+                    event = json.loads(data)
+                    if "error" in event:
+                        error = str(event["error"].get("message", event["error"]))[:200]
+                        break
+                    tokens = sum(len(choice.get("token_ids") or ()) for choice in event.get("choices", ()))
+                    if tokens and first_token_s is None:
+                        first_token_s = time.monotonic() - began
+                    num_tokens += tokens
+    except (httpx.HTTPError, ValueError) as failure:
+        status, error = (status if status != 200 else 0), str(failure) or type(failure).__name__
+    return Outcome(began - start, began - start - due_s, time.monotonic() - began, first_token_s, num_tokens, status, error)
+
+
+def _body(target: Target, arrival: Arrival) -> dict[str, Any]:
+    body = {
+        "model": target.model,
+        "prompt": arrival.prompt,
+        "max_tokens": arrival.max_tokens,
+        "temperature": target.temperature,
+        "seed": arrival.seed,
+        "ignore_eos": True,
+        "stream": True,
+        "return_token_ids": True,
+    }
+    return body | ({"preset": target.preset} if target.preset else {})
