@@ -11,16 +11,26 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from deployments.config import ServiceConfig
 from deployments.serve_environment import CLUSTER_ENVIRONMENT
 
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
 os.environ.update(CLUSTER_ENVIRONMENT)  # Ray's processes read it when they start
 
 APP = "ssd-test"
+OBJECT_STORE_BYTES = 128 * 2**20
+DRIVER: dict[str, Any] = {
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+    "runtime_env": {"env_vars": {"PYTHONPATH": os.getcwd(), "RAY_AUTH_MODE": "disabled"}},
+}
+"""Of ray.init."""
 PROMPT = {"prompt": "def main(", "temperature": 0.0, "ignore_eos": True, "return_token_ids": True}
 
 
@@ -49,36 +59,66 @@ class Running:
 def running_service(config: ServiceConfig) -> Iterator[Running]:
     """Ray, Serve and the application on ports and in a folder of their own, until the block ends."""
     import ray
+
+    with tempfile.TemporaryDirectory(prefix="ssd-", ignore_cleanup_errors=True) as folder:
+        free_haproxy_ports()
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **DRIVER)
+        try:
+            with serving(config) as running:
+                yield running
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def running_on_nodes(config: ServiceConfig, num_nodes: int) -> Iterator[tuple[Running, Cluster]]:
+    """The same on a head without CPUs and so many nodes of one CPU each, all on this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    free_haproxy_ports()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES})
+    try:
+        for _ in range(num_nodes):
+            add_node(cluster)
+        ray.init(address=cluster.address, **DRIVER)
+        with serving(config) as running:
+            yield running, cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def add_node(cluster: Cluster) -> Any:
+    return cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+
+
+@contextmanager
+def serving(config: ServiceConfig) -> Iterator[Running]:
+    """On the Ray this process is connected to."""
     from ray import serve
 
     from cluster.local import free_port
     from deployments.app import build_app
 
     port = free_port("127.0.0.1")
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, proxy_location="HeadOnly")
+        handle = serve.run(build_app(config), name=APP)
+        url = f"http://127.0.0.1:{port}"
+        asyncio.run(eventually(partial(is_ready, url), 60))
+        yield Running(url, handle, serve.get_deployment_handle("Target", APP))
+    finally:
+        serve.shutdown()
+
+
+def free_haproxy_ports() -> None:
+    """Read by Ray's processes when they start."""
+    from cluster.local import free_port
+
     for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
         os.environ[name] = str(free_port("127.0.0.1"))
     os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "0"
-    with tempfile.TemporaryDirectory(prefix="ssd-", ignore_cleanup_errors=True) as folder:
-        environment = {"PYTHONPATH": os.getcwd(), "RAY_AUTH_MODE": "disabled"}
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=128 * 2**20,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": environment},
-            _temp_dir=folder,
-        )
-        try:
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
-            handle = serve.run(build_app(config), name=APP)
-            url = f"http://127.0.0.1:{port}"
-            asyncio.run(eventually(partial(is_ready, url), 60))
-            yield Running(url, handle, serve.get_deployment_handle("Target", APP))
-        finally:
-            serve.shutdown()
-            ray.shutdown()
 
 
 async def is_ready(url: str) -> bool:
