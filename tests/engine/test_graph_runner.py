@@ -64,10 +64,10 @@ def run(engine: TorchEngine, parts: list[Part]) -> torch.Tensor:
 @families
 def test_whatever_sessions_do_the_logits_are_the_plain_paths(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts in chunks, trees grown in steps over several sessions, advances, survivors, sessions that end and others that come."""
-    randomness = random.Random(1)
+    randomness = random.Random(9)  # sessions end and come, nodes survive, in the first six rounds
     fast, plain = engines(name, monkeypatch)
     nodes: dict[str, int] = {}
-    for round_number in range(9):
+    for round_number in range(9 if DEVICE == "cuda" else 6):  # the interpreter takes its time
         if len(nodes) < 3:
             session = f"s{round_number}"
             nodes[session] = 0
