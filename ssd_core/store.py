@@ -98,8 +98,8 @@ class SpeculationStore:
     def advance(self, session_id: str, tokens: Sequence[int]) -> bool:
         """Move the session to the outcome `tokens`: accepted ones, then the bonus. Growth that hangs elsewhere is late from now on. True if
         the draft had proposed other tokens in the bonus token's place, and not that one."""
-        before_bonus = self._sessions[session_id].tree.advance(tokens)[-2]
-        proposed = [child.token for child in before_bonus.children.values() if not child.is_guess]
+        path = self._sessions[session_id].tree.advance(tokens)
+        proposed = [child.token for child in path[-2].children.values() if not child.is_guess] if tokens else []
         return bool(proposed) and tokens[-1] not in proposed
 
     def look_up(self, session_id: str) -> bool:
