@@ -1,1 +1,1 @@
-"""A future room: the policies that decide how many draft actors and target replicas there are."""
+"""How many draft actors and target replicas there should be: pure policies over samples of the load, and a simulator that tries them."""

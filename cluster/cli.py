@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from cluster.commands import bench, dashboards, demo, experiments, generate, inflate, loadtest, plan, up, validate
+from cluster.commands import autoscale, bench, dashboards, demo, experiments, generate, inflate, loadtest, plan, up, validate
 from cluster.commands.common import FAILED, USAGE
 from ssd_core.errors import ConfigError, InvalidRequestError, SSDError
 
@@ -22,6 +22,7 @@ examples:
   ssd-serve generate 'def fibonacci(n):'          one completion, without a service
   ssd-serve bench --json results/bench.json       measure
   ssd-serve plan --bench results/bench.json       which preset, at which price, with how many drafts
+  ssd-serve autoscale simulate diurnal            the scaling policies over a day
   ssd-serve experiments plot                      the pictures of cluster/experiments/README.md
   ssd-serve loadtest --url URL --ramp 1           ever more load on a running service
   ssd-serve dashboards push --url URL             what speculation does, in Grafana
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ssd-serve", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (demo, up, generate, bench, plan, experiments, loadtest, dashboards, inflate, validate):
+    for command in (demo, up, generate, bench, plan, autoscale, experiments, loadtest, dashboards, inflate, validate):
         command.add(subparsers)
     return parser
 

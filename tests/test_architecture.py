@@ -23,7 +23,7 @@ MAY_NOT_IMPORT = {
 """`ssd_core <- autoscale, deployments <- cluster`."""
 
 MAY_PRINT = ("cluster/cli.py", "cluster/commands/", "ssd_core/training/")
-CONFIG_MODULES = ("ssd_core.config", "deployments.config", "cluster.config")
+CONFIG_MODULES = ("ssd_core.config", "autoscale.config", "deployments.config", "cluster.config")
 
 MAIN_ONLY = ("ssd_core/training/",)
 """Scripts run once, by hand: nothing of the service imports them."""

@@ -20,7 +20,7 @@ def listed(room: str) -> set[str]:
     return {line.split()[0] for line in part.splitlines()}
 
 
-@pytest.mark.parametrize("room", ["ssd_core", "deployments", "cluster"])
+@pytest.mark.parametrize("room", ["ssd_core", "autoscale", "deployments", "cluster"])
 def test_every_file_has_its_line(room: str) -> None:
     modules = {str(path.relative_to(ROOT / room)) for path in (ROOT / room).rglob("*.py") if path.name != "__init__.py"}
     names = listed(room)

@@ -70,7 +70,15 @@ def test_every_miss_has_a_reason_and_a_backup(preset: str, speculation: dict[str
 
 def test_a_miss_is_unforeseen_where_other_tokens_had_been_proposed() -> None:
     """After the root, token 5 was grown and proposed 7; token 6 was proposed and not grown."""
-    for outcome, is_unforeseen in (([4], True), ([6], False), ([5], False), ([5, 8], True), ([5, 7], False), ([5, 7, 8], False), ([], False)):
+    for outcome, is_unforeseen in (
+        ([4], True),
+        ([6], False),
+        ([5], False),
+        ([5, 8], True),
+        ([5, 7], False),
+        ([5, 7, 8], False),
+        ([], False),
+    ):
         store = SpeculationStore(vocab_size=10)
         root = store.open("s", [1, 2, 3]).tree.root
         five = store["s"].tree.add(root, 5, 0.6)

@@ -1,0 +1,80 @@
+"""Configuration of the policies. Frozen, strict, and importable without torch or Ray."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from ssd_core.config import Config, FiniteFloat
+from ssd_core.types import StepTimes
+
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class GuardConfig(Config):
+    """What keeps a size from following every sample."""
+
+    min_size: int = Field(default=0, ge=0)
+    max_size: int = Field(default=8, ge=0)
+    band: FiniteFloat = Field(default=0.03, ge=0, lt=1)
+    """Hysteresis: wanted sizes that differ from the present one by no more than this share of it change nothing."""
+    cooldown_s: Seconds = 300.0
+    """After any change the size does not shrink for so long, and then to no less than what was wanted meanwhile. It may grow at once."""
+    growth_factor: FiniteFloat = Field(default=4.0, gt=1, le=100)
+    """A decision multiplies the size by so much at most. 4: ten times the load is met in two decisions."""
+    shrink_share: FiniteFloat = Field(default=0.5, gt=0, le=1)
+    """A decision takes away this share of the size at most, but one whenever it may shrink at all."""
+    max_age_s: Positive = 25.0
+    """A sample older than this says nothing. Serve's metrics come every 10 s: one may be lost."""
+    min_reported: FiniteFloat = Field(default=0.9, gt=0, le=1)
+    """Share of the targets that must be in a sample before it decides anything. Those that are stand for the rest."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> GuardConfig:
+        if self.max_size < self.min_size:
+            raise ValueError(f"max_size is {self.max_size}, less than min_size, {self.min_size}")
+        return self
+
+
+H100_GROWTH_STEP = StepTimes((8, 16, 64, 90), (0.0020, 0.0022, 0.0036, 0.0065))
+"""0.6B on an H100, everything included (tests/bench/NOTES.md)."""
+
+
+class DraftPolicyConfig(Config):
+    """The draft pool."""
+
+    guard: GuardConfig = GuardConfig()
+    threshold: FiniteFloat = Field(default=0.1, ge=0, lt=1)
+    """A share of what is spent now brings that share of the tokens/s. Further drafts must bring this much more than their share, and drafts
+    are spared when they bring this much less."""
+    draft_cost: Positive = 1.0
+    """Of a draft actor by the hour, in any currency: devices, say."""
+    target_cost: Positive = 1.0
+    """Of a target replica, in the same."""
+    growth_step: StepTimes = H100_GROWTH_STEP
+    """How long a draft takes for a step of n nodes: sessions spread over more drafts make steps shorter."""
+    retry_s: Seconds = 600.0
+    """Speculation that did not pay is tried again after so long."""
+
+    @field_validator("growth_step")
+    @classmethod
+    def _is_a_curve(cls, times: StepTimes) -> StepTimes:
+        rises = all(after > before for before, after in pairwise(times.nodes))
+        if not times.nodes or len(times.nodes) != len(times.seconds) or not rises or min(times.nodes) < 1 or min(times.seconds) <= 0:
+            raise ValueError("sizes must ascend from 1 or more, each with a time above 0")
+        return times
+
+
+class TargetPolicyConfig(Config):
+    """The target replicas."""
+
+    guard: GuardConfig = GuardConfig(min_size=1)
+    outstanding_tokens: Positive = 4000.0
+    """Tokens still to be emitted by all sessions of a replica that is as busy as it should be."""
+    kv_share: FiniteFloat = Field(default=0.95, gt=0, le=1)
+    """Of the KV cells of a replica in use when it is as full as it should be."""
+    queue_patience_s: Positive = 60.0
+    """A queue should be worked off in so long. Less than a start-up takes asks for targets that come too late to help."""

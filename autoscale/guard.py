@@ -1,0 +1,52 @@
+"""What both policies share: when a sample may be believed, and how far and how often it may change a size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from autoscale.config import GuardConfig
+from autoscale.load import LoadSample
+
+
+class Wish(NamedTuple):
+    time_s: float
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuardState:
+    size: int
+    """Asked for: serving, or on their way."""
+    changed_s: float = -math.inf
+    sampled_s: float = -math.inf
+    """Time of the last sample that was used: the same one again is no news."""
+    recent: tuple[Wish, ...] = ()
+    """What was wanted within the last cool-down."""
+
+
+def is_usable(config: GuardConfig, state: GuardState, sample: LoadSample | None, now: float) -> bool:
+    """False: it is missing, seen before, stale, or has too few reports in it. The size is kept then."""
+    return (
+        sample is not None
+        and sample.time_s > state.sampled_s
+        and now - sample.time_s <= config.max_age_s
+        and sample.reported_share >= config.min_reported
+    )
+
+
+def resized(config: GuardConfig, state: GuardState, wanted: float, now: float) -> GuardState:
+    """As near to `wanted` as bounds, band, cool-down and the largest step allow."""
+    recent = (*(wish for wish in state.recent if now - wish.time_s <= config.cooldown_s), Wish(now, wanted))
+    size = min(max(_stepped(config, replace(state, recent=recent), now), config.min_size), config.max_size)
+    return replace(state, size=size, changed_s=state.changed_s if size == state.size else now, recent=recent)
+
+
+def _stepped(config: GuardConfig, state: GuardState, now: float) -> int:
+    wanted, most = state.recent[-1].size, max(wish.size for wish in state.recent)
+    if wanted > state.size * (1 + config.band):
+        return math.ceil(min(wanted, max(state.size, 1) * config.growth_factor))
+    if most < state.size * (1 - config.band) and now - state.changed_s >= config.cooldown_s:
+        return max(math.ceil(most), state.size - max(1, math.floor(config.shrink_share * state.size)))
+    return state.size

@@ -1,0 +1,98 @@
+"""`ssd-serve autoscale`: the scaling policies, tried on a load. Starts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from autoscale.chart import write_chart
+from autoscale.cost_model import MODELS
+from autoscale.fluid import MAX_TARGETS
+from autoscale.shapes import SHAPES, drawn, read_trace
+from autoscale.simulate import Comparison, compare, load_for
+from cluster.bench.table import aligned
+from cluster.commands.bench import command_line
+from cluster.commands.common import OK, Subparsers, add_subcommand, positive, progress, seed
+from ssd_core.errors import ConfigError
+
+EXAMPLES = """\
+  ssd-serve autoscale simulate diurnal                               a day, at most a hundred targets needed
+  ssd-serve autoscale simulate flash-crowd --pair four-and-one --targets 1000 --plot results/crowd.png
+  ssd-serve autoscale simulate --trace recorded.jsonl --json results/replay.json
+
+A trace has lines like {"time_s": 0.5, "arrivals": 3, "tokens": 1536}: requests that came, and what they emitted. The same load is met by
+the policies, by one who knows it beforehand, and by what its peak needs. `least` is what it would cost if every target were always full."""
+
+HEADER = (
+    "sizes", "device-hours", "to clairvoyant", "to least", "queue p50 s", "p99 s", "answer s", "targets, at most", "changes",
+    "drafts, at most", "changes", "reaction, periods",
+)  # fmt: skip
+
+
+def add(subparsers: Subparsers) -> None:
+    parser = add_subcommand(
+        subparsers, "autoscale", run, "Try the scaling policies on a load, made up or recorded. Starts nothing.", EXAMPLES
+    )
+    actions = parser.add_subparsers(metavar="simulate", required=True)
+    simulate = actions.add_parser("simulate", help="replay a load, print a table")
+    source = simulate.add_mutually_exclusive_group(required=True)
+    source.add_argument("shape", nargs="?", choices=tuple(SHAPES), help="a made-up load")
+    source.add_argument("--trace", type=Path, metavar="FILE", help="a recorded one, as JSON lines")
+    simulate.add_argument("--pair", choices=tuple(MODELS), default="pair", help="32B and 0.6B on an H100 each, or on four and one")
+    simulate.add_argument("--targets", type=positive, default=100, metavar="N", help="needed at a shape's peak (default: 100)")
+    simulate.add_argument("--seed", type=seed, default=0, metavar="N", help="of a shape's arrivals (default: 0)")
+    simulate.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    simulate.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (PNG) there")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.targets > MAX_TARGETS:
+        raise ConfigError(f"--targets {args.targets}: no more than {MAX_TARGETS} are simulated")
+    model = MODELS[args.pair]
+    load = read_trace(args.trace) if args.trace else drawn(SHAPES[args.shape](load_for(model, args.targets)), args.seed)
+    comparison = compare(model, load)
+    print(_table(comparison))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(_content(comparison, args), indent=1) + "\n", encoding="utf-8")
+        progress(f"wrote {args.json}")
+    if args.plot:
+        write_chart(comparison, command_line(args.argv), args.plot)
+        progress(f"wrote {args.plot}")
+    return OK
+
+
+def _table(comparison: Comparison) -> str:
+    rows = comparison.summaries
+    clairvoyant_s = next(row.device_s for row in rows if row.name == "clairvoyant")
+    cells = (
+        (
+            row.name,
+            f"{row.device_s / 3600:.1f}",
+            f"{row.device_s / clairvoyant_s:.3f}",
+            f"{row.device_s / comparison.least_device_s:.3f}",
+            f"{row.queue_p50_s:.2f}",
+            f"{row.queue_p99_s:.2f}",
+            f"{row.answer_s:.2f}",
+            str(row.most_targets),
+            str(row.target_changes),
+            str(row.most_drafts),
+            str(row.draft_changes),
+            "-" if row.reaction_periods is None else str(row.reaction_periods),
+        )
+        for row in rows
+    )
+    return aligned([HEADER, *cells])
+
+
+def _content(comparison: Comparison, args: argparse.Namespace) -> dict[str, object]:
+    return {
+        "command": command_line(args.argv),
+        "least_device_s": comparison.least_device_s,
+        "runs": [
+            asdict(row) | {"targets": run.targets.tolist(), "drafts": run.drafts.tolist()}
+            for row, run in zip(comparison.summaries, comparison.runs, strict=True)
+        ],
+    }
