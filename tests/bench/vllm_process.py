@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import time
 from collections import deque
@@ -215,7 +214,6 @@ def main() -> None:
     began = time.perf_counter()
     llm = load(spec)
     load_s = time.perf_counter() - began  # vLLM's import, weights, compilation and graphs
-    import torch
     import vllm
 
     runs: list[dict[str, Any]] = []
@@ -224,10 +222,6 @@ def main() -> None:
         runs.append(measure(llm, run))
         sys.stdout.write(f"{spec.mode}, {run.name}: {runs[-1]['tokens_per_s']:.1f} tokens/s\n")
         result_path.write_text(json.dumps(result))  # should a later run break, this one is not lost
-    is_on_gpu = torch.cuda.is_available()  # asked last: a process that has touched CUDA cannot be forked by vLLM
-    free, total = torch.cuda.mem_get_info() if is_on_gpu else (0, 0)
-    result |= {"device": torch.cuda.get_device_name() if is_on_gpu else platform.machine(), "gpu_bytes": total - free}
-    result_path.write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
