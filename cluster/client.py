@@ -17,6 +17,8 @@ from ssd_core.errors import SSDError
 TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 """A long completion on a busy CPU takes minutes; a service that is not there is known at once."""
 
+END_OF_EVENTS = "[DONE]"
+
 
 class ServiceError(SSDError):
     """The service answered with an error, or not at all."""
@@ -165,11 +167,15 @@ def _raise_for_error(response: httpx.Response) -> None:
 
 
 def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The JSON of server-sent events, up to `[DONE]`."""
+    """The JSON of server-sent events, up to the last."""
     for line in lines:
-        if not line.startswith("data:"):
-            continue
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
+        data = event_data(line)
+        if data == END_OF_EVENTS:
             return
-        yield json.loads(data)
+        if data is not None:
+            yield json.loads(data)
+
+
+def event_data(line: str) -> str | None:
+    """What a line of server-sent events holds; None: nothing."""
+    return line.removeprefix("data:").strip() if line.startswith("data:") else None

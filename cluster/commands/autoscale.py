@@ -14,7 +14,7 @@ from autoscale.shapes import SHAPES, drawn, read_trace
 from autoscale.simulate import Comparison, compare, load_for
 from cluster.bench.table import aligned
 from cluster.commands.bench import command_line
-from cluster.commands.common import OK, Subparsers, add_subcommand, positive, progress, seed
+from cluster.commands.common import OK, Subparsers, add_subcommand, positive, progress, seed, write_file
 from ssd_core.errors import ConfigError
 
 EXAMPLES = """\
@@ -40,7 +40,12 @@ def add(subparsers: Subparsers) -> None:
     source = simulate.add_mutually_exclusive_group(required=True)
     source.add_argument("shape", nargs="?", choices=tuple(SHAPES), help="a made-up load")
     source.add_argument("--trace", type=Path, metavar="FILE", help="a recorded one, as JSON lines")
-    simulate.add_argument("--pair", choices=tuple(MODELS), default="pair", help="32B and 0.6B on an H100 each, or on four and one")
+    simulate.add_argument(
+        "--pair",
+        choices=tuple(MODELS),
+        default="pair",
+        help="32B and 0.6B on an H100 each (default), or an assumed one, on four devices and one",
+    )
     simulate.add_argument("--targets", type=positive, default=100, metavar="N", help="needed at a shape's peak (default: 100)")
     simulate.add_argument("--seed", type=seed, default=0, metavar="N", help="of a shape's arrivals (default: 0)")
     simulate.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -55,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(model, load)
     print(_table(comparison))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(_content(comparison, args), indent=1) + "\n", encoding="utf-8")
-        progress(f"wrote {args.json}")
+        write_file(args.json, json.dumps(_content(comparison, args), indent=1) + "\n")
     if args.plot:
         write_chart(comparison, command_line(args.argv), args.plot)
         progress(f"wrote {args.plot}")

@@ -29,6 +29,13 @@ def progress(line: str) -> None:
     print(f"[{time.monotonic() - _STARTED:6.1f} s] {line}", file=sys.stderr, flush=True)
 
 
+def write_file(path: Path, text: str) -> None:
+    """With the folders it needs, and say so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    progress(f"wrote {path}")
+
+
 def add_subcommand(
     subparsers: Subparsers, name: str, run: Callable[[argparse.Namespace], int], purpose: str, examples: str
 ) -> argparse.ArgumentParser:

@@ -6,9 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from cluster.commands.common import OK, Subparsers, add_subcommand, progress
-from cluster.monitoring.grafana import push
-from cluster.monitoring.render import files
+from cluster.commands.common import OK, Subparsers, add_subcommand, progress, write_file
 
 TOKEN = "GRAFANA_TOKEN"
 EXAMPLES = f"""\
@@ -34,12 +32,13 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from cluster.monitoring.grafana import push  # Grafana's client takes a third of a second, and every command would wait for it
+    from cluster.monitoring.render import files
+
     if args.action == "push":
         for line in push(args.url, os.environ.get(TOKEN), args.prometheus):
             progress(line)
         return OK
     for path, text in files(args.target or ["localhost:8000"], args.prometheus, args.key_file).items():
-        (args.out / path).parent.mkdir(parents=True, exist_ok=True)
-        (args.out / path).write_text(text, encoding="utf-8")
-        progress(f"wrote {args.out / path}")
+        write_file(args.out / path, text)
     return OK

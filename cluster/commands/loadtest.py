@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from cluster.bench.machine import this_machine
 from cluster.bench.workload import held_out_prompts
 from cluster.client import RestClient
+from cluster.commands.bench import command_line
 from cluster.commands.common import (
     FAILED,
     OK,
@@ -22,6 +22,7 @@ from cluster.commands.common import (
     positive_number,
     progress,
     temperature,
+    write_file,
 )
 from cluster.loadtest.arrivals import Arrival, poisson, recorded
 from cluster.loadtest.ramp import Step, ramp
@@ -75,13 +76,11 @@ def run(args: argparse.Namespace) -> int:
     if not steps:
         raise ConfigError(f"--seconds = {args.seconds:g}: no request came in so short a time at so low a rate")
     title = f"Load test of {target.model}"
-    report = Report(title, "ssd-serve " + shlex.join(args.argv), str(this_machine()), objectives, steps)
+    report = Report(title, command_line(args.argv), str(this_machine()), objectives, steps)
     print(report.text())
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        for name, content in (("report.html", report.page()), ("report.json", report.json())):
-            (args.out / name).write_text(content, encoding="utf-8")
-            progress(f"wrote {args.out / name}")
+        write_file(args.out / "report.html", report.page())
+        write_file(args.out / "report.json", report.json())
     return OK if any(step.num_ok for step, _ in steps) else FAILED
 
 

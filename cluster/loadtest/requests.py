@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from cluster.client import END_OF_EVENTS, event_data
 from cluster.loadtest.arrivals import Arrival
 
 
@@ -66,28 +68,36 @@ async def send(client: httpx.AsyncClient, target: Target, arrival: Arrival, star
     try:
         async with client.stream("POST", "/v1/completions", json=_body(target, arrival)) as response:
             status = response.status_code
-            if status != 200:
-                error = (await response.aread()).decode(errors="replace")[:200]
-            else:
-                error = "the stream ended early"
-                async for line in response.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    data = line.removeprefix("data:").strip()
-                    if data == "[DONE]":
-                        error = ""
-                        break
-                    event = json.loads(data)
-                    if "error" in event:
-                        error = str(event["error"].get("message", event["error"]))[:200]
-                        break
-                    tokens = sum(len(choice.get("token_ids") or ()) for choice in event.get("choices", ()))
-                    if tokens and first_token_s is None:
-                        first_token_s = time.monotonic() - began
-                    num_tokens += tokens
+            async for count in _token_counts(response):
+                if count and first_token_s is None:
+                    first_token_s = time.monotonic() - began
+                num_tokens += count
+    except _Failure as failure:
+        error = str(failure)
     except (httpx.HTTPError, ValueError) as failure:
         status, error = (status if status != 200 else 0), str(failure) or type(failure).__name__
     return Outcome(began - start, began - start - due_s, time.monotonic() - began, first_token_s, num_tokens, status, error)
+
+
+class _Failure(Exception):
+    """The service answered, but with no whole completion."""
+
+
+async def _token_counts(response: httpx.Response) -> AsyncIterator[int]:
+    """By event, up to the last. Raises _Failure."""
+    if response.status_code != 200:
+        raise _Failure((await response.aread()).decode(errors="replace")[:200])
+    async for line in response.aiter_lines():
+        data = event_data(line)
+        if data == END_OF_EVENTS:
+            return
+        if data is None:
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            raise _Failure(str(event["error"].get("message", event["error"]))[:200])
+        yield sum(len(choice.get("token_ids") or ()) for choice in event.get("choices", ()))
+    raise _Failure("the stream ended early")
 
 
 def _body(target: Target, arrival: Arrival) -> dict[str, Any]:
