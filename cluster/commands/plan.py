@@ -1,4 +1,5 @@
-"""`ssd-serve plan`: what each preset would do and cost, predicted from figures of the parts. Starts nothing."""
+"""`ssd-serve plan`: what each preset would do and cost, predicted from figures of the parts; or where on a cluster it all goes. Starts
+nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ from typing import Any
 
 import yaml
 
-from cluster.commands.common import OK, Subparsers, add_subcommand, positive, positive_number, progress, temperature
+from cluster.commands.common import OK, USAGE, Subparsers, add_subcommand, positive, positive_number, progress, temperature
+from cluster.plan.demand import ClusterConfig
 from cluster.plan.from_bench import Measured, measured
+from cluster.plan.placement import place
+from cluster.plan.placement_text import placement_text
 from cluster.plan.run_file import read_run
 from cluster.plan.text import LEGEND, plan_text
 from cluster.yaml_errors import read_yaml, validated
@@ -17,20 +21,27 @@ from ssd_core.errors import ConfigError
 from ssd_core.figures import Figures
 from ssd_core.planner import plan
 
+PURPOSE = "Predict speed and cost of every preset, and recommend one; or say where on a cluster targets and drafts go. Starts nothing."
 EXAMPLES = """\
   ssd-serve plan --bench results/bench.json                      beside what that run measured
   ssd-serve plan --bench results/bench.json --save figures.yaml  its figures, to be edited
   ssd-serve plan figures.yaml --concurrency 8 --draft-step-ms 2  what if
+  ssd-serve plan --cluster cluster/configs/clusters/two-racks.yaml   which devices hold which target groups and drafts
 
 With slower steps than the figures were taken with, growth is planned as the theory has it: the target waits until it is done. The service
 does not wait; it takes what is there, and misses more often."""
 
 
+CLUSTER_HELP = """place targets and drafts on the cluster of a YAML file (fields: cluster/plan/topology.py and demand.py); the other options
+are not for it; exit code 2 if something has no place"""
+
+
 def add(subparsers: Subparsers) -> None:
-    parser = add_subcommand(subparsers, "plan", run, "Predict speed and cost of every preset, and recommend one. Starts nothing.", EXAMPLES)
+    parser = add_subcommand(subparsers, "plan", run, PURPOSE, EXAMPLES)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("figures", nargs="?", metavar="FIGURES", help="a YAML file; the fields are in ssd_core/figures.py")
     source.add_argument("--bench", type=Path, metavar="FILE", help="take the figures from what `ssd-serve bench --json FILE` wrote")
+    source.add_argument("--cluster", type=Path, metavar="FILE", help=CLUSTER_HELP)
     parser.add_argument("--temperature", type=temperature, metavar="T", help="with --bench: this one only (default: all)")
     parser.add_argument("--concurrency", type=positive, metavar="C", help="what if so many sessions ran at a time")
     parser.add_argument("--draft-step-ms", type=positive_number, metavar="MS", help="what if a growth step took so long, in every preset")
@@ -39,6 +50,16 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return _place(args.cluster) if args.cluster else _predict(args)
+
+
+def _place(path: Path) -> int:
+    placement = place(validated(ClusterConfig, read_yaml(path), str(path)))
+    print(placement_text(placement))
+    return USAGE if placement.unplaced else OK
+
+
+def _predict(args: argparse.Namespace) -> int:
     cases = _from_bench(args) if args.bench else [_from_yaml(args.figures)]
     if args.save and len(cases) > 1:
         raise ConfigError(f"--save: choose one --temperature of {', '.join(f'{case.temperature:g}' for case in cases)}")
