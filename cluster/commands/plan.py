@@ -1,5 +1,4 @@
-"""`ssd-serve plan`: what each preset would do and cost, predicted from figures of the parts; or where on a cluster it all goes. Starts
-nothing."""
+"""`ssd-serve plan`: what each preset would do and cost, predicted from figures; or where on a cluster it all goes. Starts nothing."""
 
 from __future__ import annotations
 
@@ -30,10 +29,10 @@ EXAMPLES = """\
 
 With slower steps than the figures were taken with, growth is planned as the theory has it: the target waits until it is done. The service
 does not wait; it takes what is there, and misses more often."""
-
-
-CLUSTER_HELP = """place targets and drafts on the cluster of a YAML file (fields: cluster/plan/topology.py and demand.py); the other options
-are not for it; exit code 2 if something has no place"""
+CLUSTER_HELP = """place targets and drafts on the cluster of a YAML file (fields: cluster/plan/topology.py, demand.py), without further options;
+exit code 2 if something has no place"""
+OF_FIGURES = ("temperature", "concurrency", "draft_step_ms", "prefer", "save")
+"""Options that say nothing about a cluster."""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -45,16 +44,19 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--temperature", type=temperature, metavar="T", help="with --bench: this one only (default: all)")
     parser.add_argument("--concurrency", type=positive, metavar="C", help="what if so many sessions ran at a time")
     parser.add_argument("--draft-step-ms", type=positive_number, metavar="MS", help="what if a growth step took so long, in every preset")
-    parser.add_argument("--prefer", choices=("speed", "cost"), default="speed", help="what the recommendation goes by (default: speed)")
+    parser.add_argument("--prefer", choices=("speed", "cost"), help="what the recommendation goes by (default: speed)")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the figures there as YAML; one temperature only")
 
 
 def run(args: argparse.Namespace) -> int:
-    return _place(args.cluster) if args.cluster else _predict(args)
+    return _place(args) if args.cluster else _predict(args)
 
 
-def _place(path: Path) -> int:
-    placement = place(validated(ClusterConfig, read_yaml(path), str(path)))
+def _place(args: argparse.Namespace) -> int:
+    for name in OF_FIGURES:
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: not with --cluster")
+    placement = place(validated(ClusterConfig, read_yaml(args.cluster), str(args.cluster)))
     print(placement_text(placement))
     return USAGE if placement.unplaced else OK
 
@@ -68,7 +70,7 @@ def _predict(args: argparse.Namespace) -> int:
         if args.bench:
             print(f"temperature {case.temperature:g}, {figures.concurrency} at a time")
         # A measurement of something else is nothing to compare with.
-        print(plan_text(plan(figures, args.prefer), case.tokens_per_s if figures == case.figures else None) + "\n")
+        print(plan_text(plan(figures, args.prefer or "speed"), case.tokens_per_s if figures == case.figures else None) + "\n")
         if args.save:
             content = figures.model_dump(mode="json", by_alias=True, exclude_none=True)
             args.save.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -378,6 +378,11 @@ def test_what_has_no_place_is_told_and_is_exit_code_2(tmp_path: Path, capsys: py
     assert "t-4 ... t-5" in told and "no 4 devices are free together; free in all: 0" in told and "4 of 12 placed" in told
 
 
+def test_options_that_say_nothing_about_a_cluster_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--cluster", str(written(tmp_path, content())), "--draft-step-ms", "2"]) == 2
+    assert "--draft-step-ms: not with --cluster" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
