@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ssd_core.config import Config, FiniteFloat
-from ssd_core.types import StepTimes
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
@@ -39,14 +37,12 @@ class GuardConfig(Config):
         return self
 
 
-H100_GROWTH_STEP = StepTimes((8, 16, 64, 90), (0.0020, 0.0022, 0.0036, 0.0065))
-"""0.6B on an H100, everything included (tests/bench/NOTES.md)."""
-
-
 class DraftPolicyConfig(Config):
     """The draft pool."""
 
     guard: GuardConfig = GuardConfig()
+    period_s: Positive = 10.0
+    """Between two decisions."""
     threshold: FiniteFloat = Field(default=0.1, ge=0, lt=1)
     """A share of what is spent now brings that share of the tokens/s. Further drafts must bring this much more than their share, and drafts
     are spared when they bring this much less."""
@@ -54,24 +50,16 @@ class DraftPolicyConfig(Config):
     """Of a draft actor by the hour, in any currency: devices, say."""
     target_cost: Positive = 1.0
     """Of a target replica, in the same."""
-    growth_step: StepTimes = H100_GROWTH_STEP
-    """How long a draft takes for a step of n nodes: sessions spread over more drafts make steps shorter."""
     retry_s: Seconds = 600.0
     """Speculation that did not pay is tried again after so long."""
-
-    @field_validator("growth_step")
-    @classmethod
-    def _is_a_curve(cls, times: StepTimes) -> StepTimes:
-        rises = all(after > before for before, after in pairwise(times.nodes))
-        if not times.nodes or len(times.nodes) != len(times.seconds) or not rises or min(times.nodes) < 1 or min(times.seconds) <= 0:
-            raise ValueError("sizes must ascend from 1 or more, each with a time above 0")
-        return times
 
 
 class TargetPolicyConfig(Config):
     """The target replicas."""
 
     guard: GuardConfig = GuardConfig(min_size=1)
+    period_s: Positive = 10.0
+    """Between two decisions."""
     outstanding_tokens: Positive = 4000.0
     """Tokens still to be emitted by all sessions of a replica that is as busy as it should be."""
     kv_share: FiniteFloat = Field(default=0.95, gt=0, le=1)

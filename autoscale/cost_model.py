@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 
-from autoscale.config import H100_GROWTH_STEP
 from ssd_core.theory import Backup, Scheme, accepted_tokens
 from ssd_core.types import StepTimes
 
@@ -18,7 +17,8 @@ LOOKAHEADS = (1, 2, 3, 4, 6, 8, 12, 16)
 PER_DOUBLING = 16
 """Loads are rounded to so many steps, 4 % each, of a doubling: what has been computed once is looked up."""
 
-
+H100_GROWTH_STEP = StepTimes((8, 16, 64, 90), (0.0020, 0.0022, 0.0036, 0.0065))
+"""0.6B on an H100, everything included (tests/bench/NOTES.md)."""
 H100_TARGET_PASS = StepTimes(
     (1, 8, 16, 32, 48, 64, 96, 128, 192, 256), (0.0242, 0.0243, 0.0244, 0.0249, 0.0263, 0.0266, 0.0306, 0.0310, 0.0575, 0.0619)
 )

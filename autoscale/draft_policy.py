@@ -23,6 +23,8 @@ SETTLED = 0.1
 """While more than this share of a pool is starting, its sessions do not yet meet the drafts that are meant for them."""
 FACTORS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5)
 """By one of these a sample changes the drafts for each session. Farther off, the starved share would not stay as it is."""
+SMALL = 5
+"""A pool of fewer drafts changes by one: there is nothing between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +84,21 @@ def _pays(config: DraftPolicyConfig, sample: LoadSample) -> bool:
 
 def best_factor(config: DraftPolicyConfig, sample: LoadSample) -> float:
     """By how much the serving drafts should be multiplied; 1 where a change would bring too little. The sample has sessions and drafts."""
-    best = max(FACTORS, key=lambda factor: _tokens(config, sample, factor) / _cost(config, sample, factor))
+    best = max(_factors(sample.pool.num_drafts), key=lambda factor: _tokens(sample, factor) / _cost(config, sample, factor))
     if best == 1:
         return 1.0
-    gain = (_tokens(config, sample, best) - _tokens(config, sample, 1.0)) / max(sample.tokens, 1.0)
+    gain = (_tokens(sample, best) - _tokens(sample, 1.0)) / max(sample.tokens, 1.0)
     price = (_cost(config, sample, best) - _cost(config, sample, 1.0)) / _cost(config, sample, 1.0)
     return best if abs(gain / price - 1) > config.threshold else 1.0
 
 
-def _tokens(config: DraftPolicyConfig, sample: LoadSample, factor: float) -> float:
+def _factors(num_drafts: int) -> tuple[float, ...]:
+    if num_drafts >= SMALL:
+        return FACTORS
+    return tuple(size / num_drafts for size in (num_drafts - 1, num_drafts, num_drafts + 1) if size)
+
+
+def _tokens(sample: LoadSample, factor: float) -> float:
     """E(d), of all windows together."""
     pool = sample.pool
     if not pool.draft_steps or not sample.windows:
@@ -98,7 +106,7 @@ def _tokens(config: DraftPolicyConfig, sample: LoadSample, factor: float) -> flo
     levels = pool.draft_steps / pool.num_drafts * sample.running / sample.windows
     nodes = pool.draft_nodes / pool.draft_steps
     spread = min(factor, max(1.0, _sessions(sample) / pool.num_drafts))  # a session is not shared
-    steps_more = config.growth_step.at(nodes) / config.growth_step.at(nodes / spread) - 1
+    steps_more = pool.growth_step.at(nodes) / pool.growth_step.at(nodes / spread) - 1
     return sample.tokens + sample.starved_windows * levels * steps_more
 
 

@@ -86,7 +86,7 @@ class Sessions:
             sources=NAMES[:num_targets],
             num_targets=num_targets,
             num_starting_targets=targets.num_starting,
-            pool=PoolReport(drafts.num_serving, drafts.num_starting, steps, nodes),
+            pool=PoolReport(drafts.num_serving, drafts.num_starting, steps, nodes, self._model.growth_step),
             running=running_s / load.period_s,
             queued=max(0.0, self._present - slots),
             outstanding_tokens=self._outstanding_tokens,

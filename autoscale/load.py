@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ssd_core.types import StepTimes
+
 
 @dataclass(frozen=True, slots=True)
 class TargetReport:
@@ -42,6 +44,11 @@ class PoolReport:
     """Growth steps of all drafts together."""
     draft_nodes: float
     """Evaluated in them."""
+    growth_step: StepTimes
+    """How long a draft takes for a step of n nodes: sessions spread over more drafts make steps shorter."""
+
+
+NO_DRAFTS = PoolReport(0, 0, 0.0, 0.0, StepTimes((1,), (1.0,)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,6 @@ def policy_configs(model: CostModel) -> tuple[TargetPolicyConfig, DraftPolicyCon
         guard=GuardConfig(max_size=MAX_DRAFTS),
         draft_cost=model.draft_devices,
         target_cost=model.target_devices,
-        growth_step=model.growth_step,
     )
     return targets, drafts
 

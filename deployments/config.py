@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
+from autoscale.config import DraftPolicyConfig, TargetPolicyConfig
 from ssd_core.config import Config, EngineConfig, SpeculationConfig
 
 
@@ -15,6 +17,8 @@ class OnDevices(Config):
     num_cpus: float = Field(default=1.0, ge=0)
     """CPUs of each target replica's placement group, or of each draft actor."""
     num_gpus: float = Field(default=0.0, ge=0)
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Of the Ray nodes that it may run on, as Ray's label selectors say it: `{"ssd/role": "target"}`."""
 
     @property
     def device_kind(self) -> Literal["gpu", "cpu"]:
@@ -32,6 +36,9 @@ class TargetConfig(OnDevices):
 
     engine: EngineConfig = EngineConfig()
     num_replicas: int = Field(default=1, ge=1)
+    """With `autoscaling`: at first."""
+    autoscaling: TargetPolicyConfig | None = None
+    """None: their number stays."""
     max_sessions: int = Field(default=32, ge=1)
     """Sessions verified together in one pass; more wait in the replica."""
     max_queued_sessions: int = Field(default=128, ge=0)
@@ -49,11 +56,18 @@ class DraftConfig(OnDevices):
 
     engine: EngineConfig = EngineConfig(model="embedded:draft")
     num_actors: int = Field(default=1, ge=0)
-    """0 serves without drafts."""
+    """0 serves without drafts. With `autoscaling`: at first."""
+    autoscaling: DraftPolicyConfig | None = None
+    """None: their number stays."""
     max_step_nodes: int = Field(default=16, ge=1)
     """Most nodes of all sessions together evaluated in one growth step, those guessed by prompt look-up included."""
     transport: Literal["auto", "ray"] = "auto"
     """How outcomes and growth travel. `ray`: actor calls and streamed Ray objects. `auto`: a socket within one node, else Ray."""
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether there are drafts, or may be."""
+        return self.num_actors > 0 or self.autoscaling is not None
 
 
 class ServiceConfig(Config):
@@ -74,3 +88,15 @@ class ServiceConfig(Config):
     """Most sequences of one request: prompts times `n`."""
     api_keys: tuple[SecretStr, ...] = ()
     """When not empty, every route but /health wants one of them as a bearer token."""
+    api_keys_file: Path | None = None
+    """More of them, one a line: a mounted secret. Read when an ingress starts."""
+
+    @model_validator(mode="after")
+    def _starts_within_bounds(self) -> ServiceConfig:
+        for name, size, policy in (
+            ("target.num_replicas", self.target.num_replicas, self.target.autoscaling),
+            ("draft.num_actors", self.draft.num_actors, self.draft.autoscaling),
+        ):
+            if policy is not None and not policy.guard.min_size <= size <= policy.guard.max_size:
+                raise ValueError(f"{name} = {size}: not from {policy.guard.min_size} to {policy.guard.max_size}, as its autoscaling asks")
+        return self

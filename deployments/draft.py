@@ -63,4 +63,4 @@ class DraftActor:
         own = (("draft", self._name),)
         told = (*samples(DRAFT, self._server, own), *samples(DRAFT_DEVICES, self._config, own))
         self._metrics.publish(told)
-        return Snapshot(self._name, told)
+        return Snapshot(self._name, told, self._server.totals)

@@ -9,20 +9,26 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
+from autoscale.draft_scaler import DraftTotals
 from deployments.codec import CodecError, decode_orders, encode_report
 from deployments.config import DraftConfig
 from deployments.engines import load_engine, load_tokenizer, spin_up
 from deployments.loop_thread import LoopThread
 from deployments.wire import WireHub
 from ssd_core.draft_loop import DraftLoop, SessionClose
+from ssd_core.engine.base import Engine
+from ssd_core.engine.measure import measure_step_times
 from ssd_core.loop_stats import Histogram
 from ssd_core.timeline import Activity, Span
-from ssd_core.types import Growth, GrowthReport
+from ssd_core.types import Growth, GrowthReport, StepTimes
 
 logger = logging.getLogger(__name__)
 
 NICENESS = 5
 """Where target and draft share a machine's last cores, what must wait is speculation, not verification."""
+STEP_CONTEXT = 128
+STEP_REPEATS = 3
+"""Of growth steps that are timed at the start, where the pool is scaled."""
 
 
 class ReportStream:
@@ -67,6 +73,11 @@ def joined(reports: list[GrowthReport]) -> GrowthReport:
     )
 
 
+def _measured_steps(engine: Engine, config: DraftConfig) -> StepTimes:
+    sizes = [size for size in config.engine.step_times_nodes if size <= config.max_step_nodes]
+    return measure_step_times(engine, sizes or [1], STEP_CONTEXT, STEP_REPEATS)
+
+
 class DraftServer:
     """`receive`, `growth`, `forget` from any thread."""
 
@@ -74,6 +85,7 @@ class DraftServer:
         engine = load_engine(config.engine)
         spin_up(engine)
         self._engine = engine
+        self._step_times = _measured_steps(engine, config) if config.autoscaling else None
         self._loop = DraftLoop(
             engine,
             eos_token_ids=load_tokenizer(config.engine.model).eos_token_ids,
@@ -118,6 +130,11 @@ class DraftServer:
     @property
     def flops_per_node(self) -> float:
         return self._engine.flops_per_token
+
+    @property
+    def totals(self) -> DraftTotals | None:
+        """None: nobody scales the pool."""
+        return DraftTotals(self.num_steps, self.num_nodes, self._step_times) if self._step_times else None
 
     @property
     def failure(self) -> str:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.http_errors import ApiError, ErrorInfo, invalid, of_exception
-from deployments.http_guard import Guard
+from deployments.http_guard import Guard, known_keys
 from deployments.metric_text import CONTENT_TYPE, prometheus_text
 from deployments.openai_requests import ChatFields, CommonFields, CompletionFields, Plan, json_object, validated_body
 from deployments.openai_responses import DONE, ResponseHead, ResponseShapes, event
@@ -70,9 +70,12 @@ def build_http_app(service: Service, *, echo_request_id: bool = True) -> FastAPI
         app.add_api_route(path, handler, methods=["GET"], response_model=None)
 
     app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
-    keys = tuple(key.get_secret_value() for key in service.config.api_keys)
     app.add_middleware(
-        Guard, api_keys=keys, max_body_bytes=service.config.max_body_bytes, echo_request_id=echo_request_id, count=service.counters.count
+        Guard,
+        api_keys=known_keys(service.config),
+        max_body_bytes=service.config.max_body_bytes,
+        echo_request_id=echo_request_id,
+        count=service.counters.count,
     )
     return app
 

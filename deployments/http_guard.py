@@ -12,13 +12,29 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.config import ServiceConfig
 from deployments.http_errors import ApiError, ErrorInfo, of_exception
+from ssd_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health"})
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """What a client may choose as its request's id: it is echoed in a header."""
+
+
+def known_keys(config: ServiceConfig) -> tuple[str, ...]:
+    """The configured ones, and those of the file. Raises ConfigError where it cannot be read or holds none: the service would be open."""
+    keys = tuple(key.get_secret_value() for key in config.api_keys)
+    if config.api_keys_file is None:
+        return keys
+    try:
+        lines = config.api_keys_file.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"api_keys_file = {str(config.api_keys_file)!r}: {error}") from None
+    if not lines:
+        raise ConfigError(f"api_keys_file = {str(config.api_keys_file)!r}: holds no key")
+    return (*keys, *lines)
 
 
 class Guard:

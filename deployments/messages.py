@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from ssd_core.types import Emission, FinishReason, SessionStats, TokenLogprob
+
+if TYPE_CHECKING:
+    from autoscale.draft_scaler import DraftTotals
+    from ssd_core.loop_stats import LoopStats
 
 
 class RefusalKind(StrEnum):
@@ -65,6 +70,8 @@ class Snapshot:
 
     source: str
     samples: tuple[Sample, ...]
+    totals: LoopStats | DraftTotals | None = None
+    """Of a target or a draft: what the autoscaling policies go by."""
 
 
 @dataclass(frozen=True, slots=True)

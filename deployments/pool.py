@@ -18,6 +18,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 
+from autoscale.draft_scaler import DraftScaler, DraftTotals
 from deployments.config import DraftConfig
 from deployments.draft import DraftActor
 from deployments.leases import Leases
@@ -25,6 +26,7 @@ from deployments.messages import Grant, PoolStatus, Sample, Snapshot
 from deployments.metric_tables import POOL
 from deployments.metrics import samples
 from deployments.ray_metrics import publish_forever
+from ssd_core.loop_stats import LoopStats
 from ssd_core.timeline import Span
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,9 @@ class SpeculatorPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_started = False
         self._settled = asyncio.Event()
+        if not config.num_actors:
+            self._settled.set()
+        self._scaler = DraftScaler(config.autoscaling, config.num_actors, time.monotonic()) if config.autoscaling else None
 
     async def start(self) -> None:
         """Idempotent; the first caller in the actor's event loop sets the pool to work."""
@@ -91,11 +96,14 @@ class SpeculatorPool:
         self._heard[target_id] = time.monotonic()
         self._leases.keep_only(target_id, session_ids)
         self._snapshots[snapshot.source] = snapshot
+        if self._scaler and isinstance(snapshot.totals, LoopStats):
+            self._scaler.hear_target(target_id, snapshot.totals, time.monotonic())
 
     # ------------------------------------------------------------ for operators, autoscaler and metrics
 
     async def resize(self, num_drafts: int) -> PoolStatus:
-        """Start drafts, or drain the least loaded: they get no new sessions and stop when the last has ended."""
+        """Start drafts, or drain the least loaded: they get no new sessions and stop when the last has ended. Where a policy scales
+        the pool, its next decision is another."""
         assert num_drafts >= 0, num_drafts
         self._leases.wanted = num_drafts
         self._act()
@@ -138,7 +146,7 @@ class SpeculatorPool:
         if self._num_failed_starts:
             await asyncio.sleep(RETRY_S[min(self._num_failed_starts, len(RETRY_S)) - 1])
         full_name = f"{name}-{os.getpid()}"
-        options = {"num_cpus": self._config.num_cpus, "num_gpus": self._config.num_gpus}
+        options = {"num_cpus": self._config.num_cpus, "num_gpus": self._config.num_gpus, "label_selector": self._config.labels or None}
         actor = DraftActor.options(**options).remote(full_name, self._config)  # type: ignore[attr-defined]
         try:
             await actor.vocab_size.remote()
@@ -177,6 +185,7 @@ class SpeculatorPool:
                 self._leases.release_target(target_id)
                 for handle in self._handles.values():
                     handle.forget.remote(target_id)
+            self._scale()
             self._act()
             for handle in list(self._handles.values()):
                 try:
@@ -185,6 +194,12 @@ class SpeculatorPool:
                     continue  # `_live` hears of a death; a late one is asked again
                 if snapshot.source in self._handles:
                     self._snapshots[snapshot.source] = snapshot
+                    if self._scaler and isinstance(snapshot.totals, DraftTotals):
+                        self._scaler.hear_draft(snapshot.source, snapshot.totals)
+
+    def _scale(self) -> None:
+        if self._scaler:
+            self._leases.wanted = self._scaler.size(len(self._heard), len(self._leases.drafts), self._num_starting, time.monotonic())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -12,6 +12,7 @@ from ray import serve
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from autoscale.target_scaler import autoscaling_stats
 from deployments.config import ServiceConfig
 from deployments.messages import ModelCard, Refusal, Snapshot
 from deployments.metric_tables import LINK, TARGET, TARGET_DEVICES
@@ -51,7 +52,7 @@ class Target:
     async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._config = config.target
-        self._has_drafts = config.draft.num_actors > 0
+        self._has_drafts = config.draft.has_pool
         self._may_wire = config.draft.transport == "auto"
         self._link: RayDraftLink | None = None
         if self._has_drafts:
@@ -114,6 +115,10 @@ class Target:
         stats = self._server.stats()
         return {"outstanding_tokens": float(stats.outstanding_tokens), "kv_cells_free": float(stats.kv_cells_free)}
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the policy for targets sees of this replica."""
+        return autoscaling_stats(self._server.stats())
+
     def check_health(self) -> None:
         self._server.check_health()
 
@@ -125,5 +130,6 @@ class Target:
 
     def _snapshot(self) -> Snapshot:
         own = (("replica", self._replica_id),)
-        told = (*samples(TARGET, self._server.stats(), own), *samples(TARGET_DEVICES, self._config, own))
-        return Snapshot(self._replica_id, (*told, *(samples(LINK, self._link.counters, own) if self._link else ())))
+        stats = self._server.stats()
+        told = (*samples(TARGET, stats, own), *samples(TARGET_DEVICES, self._config, own))
+        return Snapshot(self._replica_id, (*told, *(samples(LINK, self._link.counters, own) if self._link else ())), stats)

@@ -29,8 +29,8 @@ EXAMPLES = """\
 
 With slower steps than the figures were taken with, growth is planned as the theory has it: the target waits until it is done. The service
 does not wait; it takes what is there, and misses more often."""
-CLUSTER_HELP = """place targets and drafts on the cluster of a YAML file (fields: cluster/plan/topology.py, demand.py), without further options;
-exit code 2 if something has no place"""
+CLUSTER_HELP = """place targets and drafts on the cluster of a YAML file (fields: cluster/plan/topology.py, demand.py), without further
+options; exit code 2 if something has no place"""
 OF_FIGURES = ("temperature", "concurrency", "draft_step_ms", "prefer", "save")
 """Options that say nothing about a cluster."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoscale.cost_model import CostModel
+from autoscale.cost_model import H100_GROWTH_STEP, CostModel
 from autoscale.load import LoadSample, PoolReport
 
 PERIOD_S = 10.0
@@ -12,9 +12,9 @@ PERIOD_S = 10.0
 
 def a_sample(time_s: float, *, targets: int = 4, reported: int | None = None, **values: Any) -> LoadSample:
     known: dict[str, Any] = {
-        "period_s": PERIOD_S, "num_starting_targets": 0, "pool": PoolReport(2, 0, 1000.0, 64000.0), "running": 8.0 * targets, "queued": 0.0,
-        "outstanding_tokens": 1000.0 * targets, "kv_share": 0.5, "windows": 3000.0, "starved_windows": 1000.0, "tokens": 12000.0,
-        "plain_tokens": 3500.0,
+        "period_s": PERIOD_S, "num_starting_targets": 0, "pool": PoolReport(2, 0, 1000.0, 64000.0, H100_GROWTH_STEP),
+        "running": 8.0 * targets, "queued": 0.0, "outstanding_tokens": 1000.0 * targets, "kv_share": 0.5,
+        "windows": 3000.0, "starved_windows": 1000.0, "tokens": 12000.0, "plain_tokens": 3500.0,
     }  # fmt: skip
     sources = tuple(f"t{i}" for i in range(targets if reported is None else reported))
     return LoadSample(time_s=time_s, sources=sources, num_targets=targets, **(known | values))
@@ -25,7 +25,8 @@ def sample_of(model: CostModel, time_s: float, *, targets: int, drafts: int, ses
     speed = model.speed(sessions, drafts / targets).scaled(targets * PERIOD_S)
     steps = speed.steps_per_s * drafts * PERIOD_S
     known: dict[str, Any] = {
-        "pool": PoolReport(drafts, 0, steps, steps * speed.step_nodes), "running": sessions * targets, "windows": speed.windows_per_s,
-        "starved_windows": speed.starved_per_s, "tokens": speed.tokens_per_s, "plain_tokens": speed.plain_tokens_per_s,
+        "pool": PoolReport(drafts, 0, steps, steps * speed.step_nodes, model.growth_step),
+        "running": sessions * targets, "windows": speed.windows_per_s, "starved_windows": speed.starved_per_s,
+        "tokens": speed.tokens_per_s, "plain_tokens": speed.plain_tokens_per_s,
     }  # fmt: skip
     return a_sample(time_s, targets=targets, **(known | values))

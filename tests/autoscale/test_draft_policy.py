@@ -12,7 +12,7 @@ from autoscale.config import DraftPolicyConfig, GuardConfig
 from autoscale.cost_model import FOUR_AND_ONE, PAIR, CostModel
 from autoscale.draft_policy import DraftState, best_factor, decide_drafts
 from autoscale.guard import GuardState
-from autoscale.load import LoadSample, PoolReport
+from autoscale.load import NO_DRAFTS, LoadSample
 from autoscale.schedule import RATIOS
 from autoscale.simulate import policy_configs
 from tests.autoscale.samples import a_sample, sample_of
@@ -103,7 +103,7 @@ def test_after_a_while_speculation_is_tried_again() -> None:
 def test_targets_that_switched_speculation_off_need_no_drafts() -> None:
     sample = a_sample(0.0, windows=0.0, starved_windows=0.0, tokens=3500.0, plain_tokens=2000.0)
     assert heard(DraftState(GuardState(2)), sample).guard.size == 1
-    assert heard(DraftState(GuardState(1)), replace(sample, pool=PoolReport(1, 0, 0.0, 0.0))).guard.size == 0
+    assert heard(DraftState(GuardState(1)), replace(sample, pool=replace(NO_DRAFTS, num_drafts=1))).guard.size == 0
 
 
 def test_drafts_are_started_for_the_targets_that_start() -> None:

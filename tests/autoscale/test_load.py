@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from autoscale.cost_model import H100_GROWTH_STEP
 from autoscale.load import LoadSample, PoolReport, TargetReport, gather
 
 REPORT = TargetReport("a", 100.0, 8, 2, 500, 0.25, 300, 100, 1200, 350)
 
 
 def gathered(*reports: TargetReport, targets: int = 3) -> LoadSample:
-    pool = PoolReport(4, 1, 8000, 64000)
+    pool = PoolReport(4, 1, 8000, 64000, H100_GROWTH_STEP)
     return gather(reports, pool, now=110.0, period_s=10.0, max_age_s=25.0, num_targets=targets, num_starting=1)
 
 

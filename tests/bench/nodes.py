@@ -72,7 +72,7 @@ def measure(num_targets: int, presets: Sequence[str], arguments: argparse.Namesp
         draft=DraftConfig(engine=EngineConfig(model=f"fake:draft:{arguments.step_ms:g}"), num_actors=num_targets, num_cpus=1),
     )
     asked = tuple(Arrival(0.0, prompt, arguments.max_tokens, i) for i, prompt in enumerate(held_out_prompts(64)))
-    with running_on_nodes(config, 2 * num_targets) as (service, _), Workers(1) as workers, RestClient(service.url) as client:
+    with running_on_nodes(config, ["any"] * 2 * num_targets) as (service, _), Workers(1) as workers, RestClient(service.url) as client:
         for preset in presets:
             target = Target(service.url, "m", preset=preset)
             workers.run(target, ClosedLoop(asked, arguments.clients * num_targets, 3.0))  # warms up

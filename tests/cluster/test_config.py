@@ -31,6 +31,11 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
         ("http: {port: eight}", "http.port = 'eight': Input should be a valid integer"),
         ("service: {request_timeout_s: .nan}", "service.request_timeout_s = nan: "),
         ("service: {speculation: {preset: sssd}}", "service.speculation.preset = 'sssd': Input should be 'ar', 'sd'"),
+        (
+            "service: {target: {num_replicas: 9, autoscaling: {guard: {min_size: 1, max_size: 8}}}}",
+            "target.num_replicas = 9: not from 1 to 8, as its autoscaling asks",
+        ),
+        ("service: {draft: {autoscaling: {guard: {min_size: 2}}}}", "draft.num_actors = 1: not from 2 to 8, as its autoscaling asks"),
         ("service: [1]", "service = [1]: Input should be a valid dictionary"),
         ("[1, 2]", "a mapping is expected at the top"),
         ("http: {port: 1, port: 2}", ":1:17: not YAML: the key 'port' is there twice"),

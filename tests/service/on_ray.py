@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,8 @@ DRIVER: dict[str, Any] = {
     "runtime_env": {"env_vars": {"PYTHONPATH": os.getcwd(), "RAY_AUTH_MODE": "disabled"}},
 }
 """Of ray.init."""
+ROLE = "ssd/role"
+"""Label of a node: what may run there."""
 PROMPT = {"prompt": "def main(", "temperature": 0.0, "ignore_eos": True, "return_token_ids": True}
 
 
@@ -71,16 +73,16 @@ def running_service(config: ServiceConfig) -> Iterator[Running]:
 
 
 @contextmanager
-def running_on_nodes(config: ServiceConfig, num_nodes: int) -> Iterator[tuple[Running, Cluster]]:
-    """The same on a head without CPUs and so many nodes of one CPU each, all on this machine."""
+def running_on_nodes(config: ServiceConfig, roles: Sequence[str]) -> Iterator[tuple[Running, Cluster]]:
+    """The same on a head without CPUs and a node of one CPU for each of these roles, all on this machine."""
     import ray
     from ray.cluster_utils import Cluster
 
     free_haproxy_ports()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES})
     try:
-        for _ in range(num_nodes):
-            add_node(cluster)
+        for role in roles:
+            add_node(cluster, role)
         ray.init(address=cluster.address, **DRIVER)
         with serving(config) as running:
             yield running, cluster
@@ -89,8 +91,8 @@ def running_on_nodes(config: ServiceConfig, num_nodes: int) -> Iterator[tuple[Ru
         cluster.shutdown()
 
 
-def add_node(cluster: Cluster) -> Any:
-    return cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+def add_node(cluster: Cluster, role: str) -> Any:
+    return cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES, labels={ROLE: role})
 
 
 @contextmanager

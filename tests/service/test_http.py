@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from deployments.http_errors import OverloadedError, TargetLostError
 from deployments.messages import ModelCard, Refusal, RefusalKind
 from deployments.service import Service
 from deployments.target_client import FakeTarget
+from ssd_core.errors import ConfigError
 from ssd_core.types import Emission, FinishReason, SessionStats, TokenLogprob
 
 LOADED = load_tokenizer("fake:target")
@@ -205,6 +207,20 @@ async def test_every_route_but_health_wants_a_key() -> None:
                 assert answer.status_code == 401 and answer.json()["error"]["type"] == "authentication_error", path
         assert (await client.get("/health")).status_code == 200
         assert (await client.get("/v1/models", headers={"authorization": "Bearer two"})).status_code == 200
+
+
+async def test_keys_of_a_file_are_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    config = ServiceConfig(model_name="m", api_keys=(SecretStr("one"),), api_keys_file=file)
+    for content in (None, "\n"):
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(ConfigError, match="api_keys_file = "):
+            await front(config=config)
+    file.write_text("two\n\nthree\n")
+    async with await front(config=config) as client:
+        for key, status in (("one", 200), ("two", 200), ("three", 200), ("four", 401), ("", 401)):
+            assert (await client.get("/v1/models", headers={"authorization": f"Bearer {key}"})).status_code == status
 
 
 # ---------------------------------------------------------------- what is answered

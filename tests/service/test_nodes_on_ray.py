@@ -12,21 +12,23 @@ from ray.exceptions import RayError
 
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from ssd_core.config import EngineConfig
-from tests.service.on_ray import Running, add_node, eventually, running_on_nodes, streamed, whole
+from tests.service.on_ray import ROLE, Running, add_node, eventually, running_on_nodes, streamed, whole
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(240)]
 
 CONFIG = ServiceConfig(
     model_name="m",
     ingress_num_cpus=1,  # on no node that another part holds
-    target=TargetConfig(engine=EngineConfig(model="fake:target:4"), max_sessions=4, num_cpus=1, shutdown_timeout_s=1),
-    draft=DraftConfig(engine=EngineConfig(model="fake:draft:1"), num_cpus=1),
+    target=TargetConfig(
+        engine=EngineConfig(model="fake:target:4"), max_sessions=4, num_cpus=1, labels={ROLE: "target"}, shutdown_timeout_s=1
+    ),
+    draft=DraftConfig(engine=EngineConfig(model="fake:draft:1"), num_cpus=1, labels={ROLE: "draft"}),
 )
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[tuple[Running, Any]]:
-    with running_on_nodes(CONFIG, num_nodes=3) as both:
+    with running_on_nodes(CONFIG, ("target", "draft", "ingress")) as both:
         yield both
 
 
@@ -52,7 +54,8 @@ async def test_growth_crosses_nodes_and_a_lost_node_is_made_up_for(nodes: tuple[
         # Placement: a CPU each, so a node each; growth comes as Ray objects.
         assert await speculates()
         (draft_node,), (target_node,) = nodes_of("DraftActor"), nodes_of("ServeReplica:ssd-test:Target")
-        assert draft_node != target_node
+        roles = {node["NodeID"]: node["Labels"].get(ROLE) for node in ray.nodes()}
+        assert (roles[draft_node], roles[target_node]) == ("draft", "target")
         text = (await client.get("/metrics")).text
         assert any(line.startswith("ssd_link_reports_received_total{") and not line.endswith(" 0") for line in text.splitlines())
 
@@ -76,7 +79,7 @@ async def test_growth_crosses_nodes_and_a_lost_node_is_made_up_for(nodes: tuple[
         assert not await speculates()
 
         # Another node comes, and with it a draft.
-        another = add_node(cluster)
+        another = add_node(cluster, "draft")
         await eventually(speculates, 60)
 
         async def lives_there() -> bool:
@@ -87,7 +90,7 @@ async def test_growth_crosses_nodes_and_a_lost_node_is_made_up_for(nodes: tuple[
         # More is wanted than there is room for, until there is.
         status = await (await service.pool()).resize.remote(2)
         assert (len(status.drafts), status.wanted, status.num_starting) == (1, 2, 1)
-        add_node(cluster)
+        add_node(cluster, "draft")
 
         async def are_two() -> bool:
             return len((await service.pool_status()).drafts) == 2

@@ -1,0 +1,86 @@
+"""autoscale/target_scaler.py: as Serve calls it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+from autoscale.config import GuardConfig, TargetPolicyConfig
+from autoscale.target_scaler import TargetScaler, autoscaling_stats
+from tests.core.driver import drive, requests
+
+CONFIG = TargetPolicyConfig(guard=GuardConfig(min_size=1, max_size=8, cooldown_s=30.0), outstanding_tokens=1000.0)
+
+
+class Serve:
+    """Replicas that are there at once, ten calls a second, a point of every series each two seconds and a report each ten."""
+
+    def __init__(self, size: int = 1, config: TargetPolicyConfig = CONFIG) -> None:
+        self.scaler = TargetScaler(config.model_dump(mode="json"))
+        self.size, self.now, self.calls = size, 1000.0, 0
+        self.series: dict[str, dict[str, list[Any]]] = defaultdict(dict)
+
+    def run(self, seconds: int, silent: int = 0, **values: float) -> int:
+        """`values` of each replica, `tokens` by the second. So many replicas do not report."""
+        for _ in range(seconds * 10):
+            self.now = round(self.now + 0.1, 1)
+            self.calls += 1
+            if self.calls % 100 == 0:
+                self.series = defaultdict(dict)
+                for replica in range(self.size - silent):
+                    for i in range(6):
+                        at = self.now - 10 + 2 * i
+                        for name, value in values.items():
+                            point = SimpleNamespace(timestamp=at, value=at * value if name == "tokens" else value)
+                            self.series[name].setdefault(f"r{replica}", []).append(point)
+            context = SimpleNamespace(
+                current_time=self.now, target_num_replicas=self.size, current_num_replicas=self.size, raw_metrics=self.series
+            )
+            self.size, state = self.scaler(context)  # type: ignore[arg-type]
+            assert state == {}
+        return self.size
+
+
+def load(outstanding_tokens: float, queued: float = 0.0, kv_share: float = 0.1) -> dict[str, float]:
+    return {"running": 8.0, "queued": queued, "outstanding_tokens": outstanding_tokens, "kv_share": kv_share, "tokens": 100.0}
+
+
+def test_replicas_follow_the_tokens_that_are_outstanding() -> None:
+    serve = Serve()
+    assert serve.run(5, **load(3000)) == 1, "nothing has been reported yet"
+    assert serve.run(25, **load(3000)) > 2
+    held = serve.size
+    assert serve.run(20, **load(1000)) == held, "full is as it should be"
+    assert serve.run(60, **load(10)) < held
+    assert serve.run(300, **load(10)) == 1
+
+
+def test_replicas_follow_the_kv_cells_in_use() -> None:
+    assert Serve(2).run(11, **load(100, kv_share=1.0)) == 3
+
+
+def test_a_queue_asks_for_as_many_as_work_it_off() -> None:
+    assert Serve(2).run(21, **load(4000, queued=24.0)) >= 4
+
+
+def test_nothing_is_decided_without_reports() -> None:
+    serve = Serve(4)
+    serve.run(20, **load(1000))
+    assert serve.run(60, silent=4, **load(1000)) == 4
+    assert serve.run(60, silent=1, **load(9000)) == 4, "three of four are too few"
+
+
+def test_serve_takes_the_class_and_its_arguments() -> None:
+    policy = AutoscalingPolicy(
+        policy_function="autoscale.target_scaler:TargetScaler", policy_kwargs={"config": CONFIG.model_dump(mode="json")}
+    )
+    AutoscalingConfig(min_replicas=1, max_replicas=8, policy=policy)
+    assert policy.get_policy()(**policy.policy_kwargs)._config == CONFIG
+
+
+def test_a_replica_tells_what_the_policy_reads() -> None:
+    told = autoscaling_stats(drive(requests(2, "ssd-tree")).stats)
+    assert set(told) == set(load(1)) and told["tokens"] == 100 and 0 <= told["kv_share"] <= 1
