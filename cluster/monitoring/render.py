@@ -24,6 +24,7 @@ def files(targets: Sequence[str], prometheus_url: str, key_file: str | None = No
         "grafana/provisioning/alerting/ssd.yml": as_yaml({"apiVersion": 1, "groups": [_group()]}),
         **{f"grafana/dashboards/{dashboard.uid}.json": _json(dashboard) for dashboard in DASHBOARDS},
         "kubernetes/dashboards.yaml": "---\n".join(as_yaml(config_map(dashboard)) for dashboard in DASHBOARDS),
+        "kubernetes/rules.yaml": as_yaml(prometheus_rule()),
     }
 
 
@@ -39,6 +40,11 @@ def config_map(dashboard: Dashboard) -> dict[str, Any]:
         },
         "data": {f"{dashboard.uid}.json": _json(dashboard)},
     }
+
+
+def prometheus_rule() -> dict[str, Any]:
+    """The rules as the Prometheus operator takes them."""
+    return {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "ssd"}, "spec": rules()}
 
 
 def _provider() -> dict[str, Any]:
