@@ -29,7 +29,10 @@ def build_app(args: ServiceConfig) -> Application:
         check_same_vocabulary(target.engine.model, draft.engine.model)
     capacity = target.max_sessions + target.max_queued_sessions
     pool = DeploymentActorConfig(
-        name=POOL_NAME, actor_class=ray.remote(SpeculatorPool), init_args=(draft,), actor_options={"num_cpus": 0, "max_concurrency": 1000}
+        name=POOL_NAME,
+        actor_class=ray.remote(SpeculatorPool),
+        init_args=(draft,),
+        actor_options={"num_cpus": 0, "max_concurrency": 1000, "label_selector": target.labels or None},  # not lost with a draft's node
     )
     targets = Target.options(  # type: ignore[attr-defined]
         **_size(target),
@@ -47,7 +50,11 @@ def build_app(args: ServiceConfig) -> Application:
     )
     ingress = Ingress.options(  # type: ignore[attr-defined]
         num_replicas=args.num_ingress_replicas,
-        ray_actor_options={"num_cpus": args.ingress_num_cpus, "runtime_env": {"env_vars": REPLICA_ENVIRONMENT}},
+        ray_actor_options={
+            "num_cpus": args.ingress_num_cpus,
+            "label_selector": args.ingress_labels or None,
+            "runtime_env": {"env_vars": REPLICA_ENVIRONMENT},
+        },
         max_ongoing_requests=INGRESS_ONGOING_REQUESTS,
         graceful_shutdown_timeout_s=target.shutdown_timeout_s,
     )

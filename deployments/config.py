@@ -82,6 +82,8 @@ class ServiceConfig(Config):
     num_ingress_replicas: int = Field(default=1, ge=1)
     ingress_num_cpus: float = Field(default=0.0, ge=0)
     """CPUs Ray sets aside for each ingress replica. 0: it shares the machine's, as the proxies do."""
+    ingress_labels: dict[str, str] = Field(default_factory=dict)
+    """Of the Ray nodes that ingress replicas may run on."""
     request_timeout_s: float = Field(default=300.0, gt=0)
     max_body_bytes: int = Field(default=2**20, ge=1024)
     max_choices: int = Field(default=64, ge=1)

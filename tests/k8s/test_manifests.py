@@ -143,6 +143,7 @@ BROKEN: list[tuple[Rule, Change, str]] = [
     (groups_hold_what_is_asked, lambda m: group(m, 1).pop("labels"), "draft: its labels"),
     (groups_hold_what_is_asked, rewritten("ingress_num_cpus: 0.5", "ingress_num_cpus: 0"), "may land on the head"),
     (groups_hold_what_is_asked, rewritten("device: cuda", "device: cpu"), "kv_budget_bytes exceeds"),
+    (groups_hold_what_is_asked, rewritten("num_actors: 2", "autoscaling: {guard: {max_size: 9}}"), "9 of it want 9 pods"),
     (the_operator_takes_it, lambda m: upgrade(m).update(type="NewCluster"), "go together"),
     (the_operator_takes_it, lambda m: cluster(m).pop("enableInTreeAutoscaling"), "want the autoscaler"),
     (the_operator_takes_it, lambda m: upgrade(m)["clusterUpgradeOptions"].update(stepSizePercent=50), "surge"),

@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.service, pytest.mark.timeout(240)]
 
 CONFIG = ServiceConfig(
     model_name="m",
-    ingress_num_cpus=1,  # on no node that another part holds
+    ingress_num_cpus=1,
+    ingress_labels={ROLE: "ingress"},
     target=TargetConfig(
         engine=EngineConfig(model="fake:target:4"), max_sessions=4, num_cpus=1, labels={ROLE: "target"}, shutdown_timeout_s=1
     ),
