@@ -26,7 +26,7 @@ SHAPE = {
 }  # fmt: skip
 CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3": Qwen3Config(**SHAPE, tie_word_embeddings=True),
-    "llama": LlamaConfig(**SHAPE, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
+    "llama": LlamaConfig(**SHAPE | {"num_hidden_layers": 1}, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
 }
 families = pytest.mark.parametrize("name", CONFIGS)
 
