@@ -19,8 +19,9 @@ class GuardConfig(Config):
     max_size: int = Field(default=8, ge=0)
     band: FiniteFloat = Field(default=0.03, ge=0, lt=1)
     """Hysteresis: wanted sizes that differ from the present one by no more than this share of it change nothing."""
-    cooldown_s: Seconds = 300.0
-    """After any change the size does not shrink for so long, and then to no less than what was wanted meanwhile. It may grow at once."""
+    cooldown_s: Seconds = 120.0
+    """After any change the size does not shrink for so long, and then to no less than what was wanted meanwhile. It may grow at once. About
+    twice what a start takes: a burst then costs three quarters of what it does with five minutes, and a day no more (simulated)."""
     growth_factor: FiniteFloat = Field(default=4.0, gt=1, le=100)
     """A decision multiplies the size by so much at most. 4: ten times the load is met in two decisions."""
     shrink_share: FiniteFloat = Field(default=0.5, gt=0, le=1)

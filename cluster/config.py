@@ -44,11 +44,11 @@ class RootConfig(Config):
 
     @property
     def num_logical_cpus(self) -> int:
-        """CPUs of a local Ray: as configured, or what the parts ask for and one to spare for small helper actors."""
+        """CPUs of a local Ray: as configured, or what the parts may ask for and one to spare for small helper actors."""
         if self.ray.num_cpus is not None:
             return self.ray.num_cpus
         target, draft = self.service.target, self.service.draft
-        models = target.num_replicas * target.num_cpus + draft.num_actors * draft.num_cpus
+        models = target.most_replicas * target.num_cpus + draft.most_actors * draft.num_cpus
         return ceil(models + self.service.num_ingress_replicas * self.service.ingress_num_cpus) + 1
 
 

@@ -50,6 +50,11 @@ class TargetConfig(OnDevices):
     shutdown_timeout_s: float = Field(default=120.0, ge=0)
     """How long running streams may go on in a replica that is replaced or scaled away."""
 
+    @property
+    def most_replicas(self) -> int:
+        """That there may be."""
+        return self.autoscaling.guard.max_size if self.autoscaling else self.num_replicas
+
 
 class DraftConfig(OnDevices):
     """The draft actors."""
@@ -68,6 +73,11 @@ class DraftConfig(OnDevices):
     def has_pool(self) -> bool:
         """Whether there are drafts, or may be."""
         return self.num_actors > 0 or self.autoscaling is not None
+
+    @property
+    def most_actors(self) -> int:
+        """That there may be."""
+        return self.autoscaling.guard.max_size if self.autoscaling else self.num_actors
 
 
 class ServiceConfig(Config):

@@ -71,3 +71,8 @@ def test_other_text_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "ssd.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(tmp_path / "ssd.yaml")
+
+
+def test_a_local_ray_has_cpus_for_all_there_may_be() -> None:
+    config = {"service": {"target": {"num_cpus": 2}, "draft": {"autoscaling": {"guard": {"max_size": 3}}}}}
+    assert RootConfig.model_validate(config).num_logical_cpus == 2 + 3 + 1

@@ -79,11 +79,10 @@ def groups_hold_what_is_asked(manifests: Sequence[Manifest]) -> Iterator[str]:
             ingress_cpus = config.num_ingress_replicas * config.ingress_num_cpus
             if not config.ingress_num_cpus:
                 yield f"{title(service)}: ingress replicas that ask for no CPU may land on the head"
-            for name, part, at_first in (
-                ("target", config.target, config.target.num_replicas),
-                ("draft", config.draft, config.draft.num_actors),
+            for name, part, number in (
+                ("target", config.target, config.target.most_replicas),
+                ("draft", config.draft, config.draft.most_actors),
             ):
-                number = part.autoscaling.guard.max_size if part.autoscaling else at_first
                 for problem in _part_problems(part, number, nodes, ingress_cpus):
                     yield f"{title(service)}, {name}: {problem}"
                 kv = part.engine.kv_budget_bytes
