@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -37,6 +38,9 @@ APP_NAME = "ssd"
 START_TIMEOUT_S = 600.0
 """Enough to load a large model from a slow disk."""
 POLL_S = 0.1
+PORTS = range(20000, 32768)
+"""Between those that Ray gives its workers and those that the system gives to whoever connects somewhere: a port from there may be taken
+again in the seconds until Serve listens."""
 OBJECT_STORE_BYTES = 256 * 2**20
 """What crosses between the processes is token ids: Ray's default, a third of the memory, would only be reserved in vain."""
 LOCAL_ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0"}
@@ -51,11 +55,15 @@ class StartError(SSDError):
 
 
 def free_port(host: str) -> int:
-    """A TCP port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of PORTS that nobody listens on now. Raises OSError."""
+    for port in random.SystemRandom().sample(PORTS, 100):
+        try:
+            with socket.socket() as probe:
+                probe.bind((host, port))
+                return port
+        except OSError as error:
+            failure = error
+    raise failure
 
 
 class LocalService:
