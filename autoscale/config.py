@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field, model_validator
 
 from ssd_core.config import Config, FiniteFloat
-
-Positive = Annotated[FiniteFloat, Field(gt=0)]
-Seconds = Annotated[FiniteFloat, Field(ge=0)]
+from ssd_core.figures import Amount, Positive
 
 
 class GuardConfig(Config):
@@ -19,7 +15,7 @@ class GuardConfig(Config):
     max_size: int = Field(default=8, ge=0)
     band: FiniteFloat = Field(default=0.03, ge=0, lt=1)
     """Hysteresis: wanted sizes that differ from the present one by no more than this share of it change nothing."""
-    cooldown_s: Seconds = 120.0
+    cooldown_s: Amount = 120.0
     """After any change the size does not shrink for so long, and then to no less than what was wanted meanwhile. It may grow at once. About
     twice what a start takes: a burst then costs three quarters of what it does with five minutes, and a day no more (simulated)."""
     growth_factor: FiniteFloat = Field(default=4.0, gt=1, le=100)
@@ -51,7 +47,7 @@ class DraftPolicyConfig(Config):
     """Of a draft actor by the hour, in any currency: devices, say."""
     target_cost: Positive = 1.0
     """Of a target replica, in the same."""
-    retry_s: Seconds = 600.0
+    retry_s: Amount = 600.0
     """Speculation that did not pay is tried again after so long."""
 
 

@@ -18,7 +18,7 @@ from autoscale.load import LoadSample
 class TargetState:
     guard: GuardState
     outstanding_tokens: float = 0.0
-    """At each target that reported, in the last sample that was used."""
+    """Of all targets that reported, in the last sample that was used."""
 
 
 def decide_targets(config: TargetPolicyConfig, state: TargetState, sample: LoadSample | None, now: float) -> TargetState:

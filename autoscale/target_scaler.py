@@ -25,7 +25,7 @@ def autoscaling_stats(stats: LoopStats) -> dict[str, float]:
         "running": float(stats.running),
         "queued": float(stats.queued),
         "outstanding_tokens": float(stats.outstanding_tokens),
-        "kv_share": 1 - stats.kv_cells_free / stats.kv_cells,
+        "kv_share": stats.kv_share,
         "tokens": float(stats.tokens),
     }
 

@@ -71,7 +71,7 @@ class Snapshot:
     source: str
     samples: tuple[Sample, ...]
     totals: LoopStats | DraftTotals | None = None
-    """Of a target or a draft: what the autoscaling policies go by."""
+    """Of a target or a draft: what the policy for drafts goes by, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)

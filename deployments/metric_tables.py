@@ -63,10 +63,7 @@ REQUESTS = (
     gauge("vllm:num_requests_running", "running", "requests", "Let in and not ended"),
     gauge("vllm:num_requests_waiting", "queued", "requests", "Waiting for a place"),
     gauge("ssd_outstanding_tokens", "outstanding_tokens", "tokens", "That running requests may still generate: what the router goes by"),
-    Metric(
-        "vllm:kv_cache_usage_perc", "gauge", "share", "Of the target's KV cells, held by sessions",
-        lambda stats: 1 - stats.kv_cells_free / stats.kv_cells,
-    ),
+    gauge("vllm:kv_cache_usage_perc", "kv_share", "share", "Of the target's KV cells, held by sessions"),
     counter("vllm:prompt_tokens_total", "prompt_tokens", "tokens", "Of the prompts of all requests that were let in"),
     counter("vllm:generation_tokens_total", "tokens", "tokens", "Generated"),
     Metric("vllm:request_success_total", "counter", "requests", "Ended, by reason", _finished, ("finished_reason",)),

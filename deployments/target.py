@@ -53,6 +53,7 @@ class Target:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._config = config.target
         self._has_drafts = config.draft.has_pool
+        self._is_pool_scaled = config.draft.autoscaling is not None
         self._may_wire = config.draft.transport == "auto"
         self._link: RayDraftLink | None = None
         if self._has_drafts:
@@ -132,4 +133,5 @@ class Target:
         own = (("replica", self._replica_id),)
         stats = self._server.stats()
         told = (*samples(TARGET, stats, own), *samples(TARGET_DEVICES, self._config, own))
-        return Snapshot(self._replica_id, (*told, *(samples(LINK, self._link.counters, own) if self._link else ())), stats)
+        link = samples(LINK, self._link.counters, own) if self._link else ()
+        return Snapshot(self._replica_id, (*told, *link), stats if self._is_pool_scaled else None)

@@ -167,6 +167,11 @@ class LoopStats:
     request: HistogramSnapshot
     """... and from its arrival to its end."""
 
+    @property
+    def kv_share(self) -> float:
+        """Of the KV cells, those in use."""
+        return 1 - self.kv_cells_free / self.kv_cells
+
 
 class LoopCounters:
     """The mutable side; written by the loop's thread only."""
