@@ -6,8 +6,9 @@ step. So, with E tokens of a window and starved share s now,
 
     E(d) = E + s (levels(d) - levels(D))        cost(d) = targets x target_cost + d x draft_cost
 
-and the best d near D has the most tokens per cost. It sets the drafts *for each session*; their number follows the sessions, those included
-that starting targets will take from the queue. Where speculation does not pay, the pool is halved until it does, or is empty.
+and the best d near D has the most tokens per cost. It sets the ratio of drafts to demand: the geometric mean of sessions and targets, with
+what starting targets will take from the queue. Sessions alone fall by a quarter when targets get a fifth of room (fewer are each quicker),
+and drafts that follow them make targets slow again. Where speculation does not pay, the pool is halved until it does, or is empty.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from autoscale.load import LoadSample
 SETTLED = 0.1
 """While more than this share of a pool is starting, its sessions do not yet meet the drafts that are meant for them."""
 FACTORS = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5)
-"""By one of these a sample changes the drafts for each session. Farther off, the starved share would not stay as it is."""
-SMALL = 5
-"""A pool of fewer drafts changes by one: there is nothing between."""
+"""By one of these a sample changes the ratio. Farther off, the starved share would not stay as it is."""
+SMOOTHING = 0.1
+"""The ratio falls by so much of the way, in logarithms: sessions come and go by chance, and too few drafts make all targets slow."""
+SMALL = 6
+"""A pool of fewer drafts changes by one, and at once: there is nothing between."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftState:
     guard: GuardState
-    drafts_per_session: float = 0.0
-    """That paid lately; 0: not known, one draft finds out. Kept while nothing runs."""
+    ratio: float = 0.0
+    """Of drafts to demand that paid lately; 0: not known, one draft finds out. Kept while nothing runs."""
     unpaid_s: float = -math.inf
     """When speculation last did not pay."""
 
@@ -50,26 +53,35 @@ def _judge(config: DraftPolicyConfig, state: DraftState, sample: LoadSample, now
     if not sample.running or not sample.pool.num_drafts or not _is_settled(sample):
         return state
     factor = best_factor(config, sample)
-    is_unpaid = factor <= 1 and not _pays(config, sample)
-    if is_unpaid and sample.pool.num_drafts == 1:
-        return replace(state, drafts_per_session=0.0, unpaid_s=now)
-    seen = (0.5 if is_unpaid else factor) * sample.pool.num_drafts / _sessions(sample)  # half as many may still pay
-    if factor != 1 and state.drafts_per_session:
-        # A sample sees no farther than its factor. What paid lately may lie beyond it: sessions came or went faster than drafts.
-        seen = (min if factor < 1 else max)(seen, state.drafts_per_session)
-    return replace(state, drafts_per_session=seen)
+    present = sample.pool.num_drafts / _demand(sample)
+    seen = factor * present
+    if factor <= 1 and not _pays(config, sample):
+        if sample.pool.num_drafts == 1:
+            return replace(state, ratio=0.0, unpaid_s=now)
+        return replace(state, ratio=present / 2)  # half as many may still pay
+    # A sample sees no farther than its factor. What paid lately may lie beyond it: sessions came or went faster than drafts.
+    paid = state.ratio or seen
+    if factor > 1:
+        seen = max(paid, seen)
+    elif factor < 1:
+        seen = paid * min(1.0, seen / paid) ** (SMOOTHING if sample.pool.num_drafts >= SMALL else 1.0)
+    return replace(state, ratio=seen)
 
 
 def _wanted(config: DraftPolicyConfig, state: DraftState, sample: LoadSample, now: float) -> float:
     if sample.is_idle or now - state.unpaid_s < config.retry_s:
         return 0
     coming = 1 + sample.num_starting_targets / max(sample.num_targets, 1) if sample.queued else 1.0
-    return max(1.0, state.drafts_per_session * _sessions(sample) * coming)
+    return max(1.0, state.ratio * _demand(sample) * coming)
 
 
 def _sessions(sample: LoadSample) -> float:
     """Of all targets: those that did not report have as many as the rest."""
     return sample.running / sample.reported_share
+
+
+def _demand(sample: LoadSample) -> float:
+    return math.sqrt(_sessions(sample) * sample.num_targets)
 
 
 def _is_settled(sample: LoadSample) -> bool:

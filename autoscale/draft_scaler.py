@@ -6,7 +6,7 @@ is counted from when it was first heard. Targets that start are not known here: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from autoscale.config import DraftPolicyConfig
 from autoscale.draft_policy import DraftState, decide_drafts
@@ -75,7 +75,7 @@ class DraftScaler:
         any target serves nothing is decided: a pool waits for them as it is."""
         if not self._is_awake:
             self._is_awake = num_targets > 0
-            self._state = replace(self._state, guard=replace(self._state.guard, changed_s=now))
+            self._state = DraftState(GuardState.begun(self._state.guard.size, now))
             self._began_s = now
         if now - self._began_s >= self._config.period_s:
             self._decide(num_targets, num_drafts, num_starting, now)

@@ -19,11 +19,15 @@ class Wish(NamedTuple):
 class GuardState:
     size: int
     """Asked for: serving, or on their way."""
-    changed_s: float = -math.inf
     sampled_s: float = -math.inf
     """Time of the last sample that was used: the same one again is no news."""
     recent: tuple[Wish, ...] = ()
     """What was wanted within the last cool-down."""
+
+    @classmethod
+    def begun(cls, size: int, now: float) -> GuardState:
+        """Whoever asked for `size` wanted it."""
+        return cls(size, recent=(Wish(now, size),))
 
 
 def is_usable(config: GuardConfig, state: GuardState, sample: LoadSample | None, now: float) -> bool:
@@ -38,15 +42,14 @@ def is_usable(config: GuardConfig, state: GuardState, sample: LoadSample | None,
 
 def resized(config: GuardConfig, state: GuardState, wanted: float, now: float) -> GuardState:
     """As near to `wanted` as bounds, band, cool-down and the largest step allow."""
-    recent = (*(wish for wish in state.recent if now - wish.time_s <= config.cooldown_s), Wish(now, wanted))
-    size = min(max(_stepped(config, replace(state, recent=recent), now), config.min_size), config.max_size)
-    return replace(state, size=size, changed_s=state.changed_s if size == state.size else now, recent=recent)
+    recent = (*(wish for wish in state.recent if now - wish.time_s < config.cooldown_s), Wish(now, wanted))
+    size = _stepped(config, state.size, wanted, max(wish.size for wish in recent))
+    return replace(state, size=min(max(size, config.min_size), config.max_size), recent=recent)
 
 
-def _stepped(config: GuardConfig, state: GuardState, now: float) -> int:
-    wanted, most = state.recent[-1].size, max(wish.size for wish in state.recent)
-    if wanted > state.size * (1 + config.band):
-        return math.ceil(min(wanted, max(state.size, 1) * config.growth_factor))
-    if most < state.size * (1 - config.band) and now - state.changed_s >= config.cooldown_s:
-        return max(math.ceil(most), state.size - max(1, math.floor(config.shrink_share * state.size)))
-    return state.size
+def _stepped(config: GuardConfig, size: int, wanted: float, most: float) -> int:
+    if wanted > size * (1 + config.band):
+        return math.ceil(min(wanted, max(size, 1) * config.growth_factor))
+    if most < size * (1 - config.band):
+        return max(math.ceil(most), size - max(1, math.floor(config.shrink_share * size)))
+    return size

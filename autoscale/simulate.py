@@ -23,6 +23,8 @@ from autoscale.target_policy import TargetState, decide_targets
 
 BUSY = 0.97
 """Of a target's sessions in use when it is as busy as it should be. That guards shrink to the most that was wanted leaves room enough."""
+PATIENCE = 3
+"""Starts of a target in which a queue should be worked off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +133,13 @@ def by_policies(targets: TargetPolicyConfig, drafts: DraftPolicyConfig, start: W
 def policy_configs(model: CostModel) -> tuple[TargetPolicyConfig, DraftPolicyConfig]:
     """For this pair, with answers of MEAN_TOKENS."""
     targets = TargetPolicyConfig(
-        guard=GuardConfig(min_size=1, max_size=MAX_TARGETS),
+        guard=GuardConfig(min_size=1, max_size=MAX_TARGETS, cooldown_s=model.target_start_s),
         outstanding_tokens=BUSY * model.max_sessions * MEAN_TOKENS,
         kv_share=BUSY,
-        queue_patience_s=model.target_start_s,
+        queue_patience_s=PATIENCE * model.target_start_s,
     )
     drafts = DraftPolicyConfig(
-        guard=GuardConfig(max_size=MAX_DRAFTS),
+        guard=GuardConfig(max_size=MAX_DRAFTS, cooldown_s=model.target_start_s),
         draft_cost=model.draft_devices,
         target_cost=model.target_devices,
     )

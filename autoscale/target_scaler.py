@@ -40,7 +40,7 @@ class TargetScaler:
         """The wanted number, and no state: this object keeps it."""
         now = context.current_time or time.time()
         if self._state is None:
-            self._state = TargetState(GuardState(context.target_num_replicas, changed_s=now))
+            self._state = TargetState(GuardState.begun(context.target_num_replicas, now))
         if now - self._decided_s >= self._config.period_s:
             self._decided_s = now
             self._state = decide_targets(self._config, self._state, self._sample(context, now), now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ def config_of(model: CostModel, guard: GuardConfig = QUICK) -> DraftPolicyConfig
     return policy_configs(model)[1].model_copy(update={"guard": guard})
 
 
-def settled(model: CostModel, sessions: float, drafts: int, config: DraftPolicyConfig, decisions: int = 60) -> list[int]:
+def settled(model: CostModel, sessions: float, drafts: int, config: DraftPolicyConfig, decisions: int = 120) -> list[int]:
     """Sizes, every draft that is asked for being there at once."""
     state, sizes = DraftState(GuardState(drafts)), [drafts]
     for i in range(decisions):
@@ -107,7 +108,7 @@ def test_targets_that_switched_speculation_off_need_no_drafts() -> None:
 
 
 def test_drafts_are_started_for_the_targets_that_start() -> None:
-    paid = DraftState(GuardState(20), drafts_per_session=20 / 160)
+    paid = DraftState(GuardState(20), ratio=20 / math.sqrt(160 * TARGETS))
     sample = sample_of(PAIR, 0.0, targets=TARGETS, drafts=20, sessions=8, num_starting_targets=40, queued=500.0)
     assert heard(paid, sample).guard.size == 60
     assert heard(paid, replace(sample, queued=0.0)).guard.size == 20, "but only where sessions wait for them"
@@ -116,7 +117,7 @@ def test_drafts_are_started_for_the_targets_that_start() -> None:
 def test_what_starts_is_not_judged_by_sessions_it_does_not_have_yet() -> None:
     sample = sample_of(PAIR, 0.0, targets=TARGETS, drafts=5, sessions=8)
     starting = replace(sample, pool=replace(sample.pool, num_starting=15))
-    state = DraftState(GuardState(20), drafts_per_session=20 / 160)
+    state = DraftState(GuardState(20), ratio=20 / math.sqrt(160 * TARGETS))
     assert heard(state, starting).guard.size == 20
 
 
@@ -127,7 +128,7 @@ class Drafts(RuleBasedStateMachine):
 
     @initialize(size=st.integers(1, 50))
     def begin(self, size: int) -> None:
-        self.state, self.now = DraftState(GuardState(size)), 0.0
+        self.state, self.now, self.grown_s = DraftState(GuardState(size)), 0.0, -math.inf
 
     @rule(
         sessions=st.sampled_from((0.0, 0.1, 2.0, 8.0, 40.0)), starting=st.integers(0, 20), queued=st.sampled_from((0.0, 500.0)),
@@ -139,9 +140,11 @@ class Drafts(RuleBasedStateMachine):
         sample = sample_of(
             PAIR, self.now, targets=TARGETS, drafts=size, sessions=sessions, num_starting_targets=starting, queued=queued, reported=reported
         )
-        before, self.state = self.state, decide_drafts(self.config, self.state, sample, self.now)
+        self.state = decide_drafts(self.config, self.state, sample, self.now)
         if self.state.guard.size < size:
-            assert self.now - before.guard.changed_s >= 60
+            assert self.now - self.grown_s >= 60
+        if self.state.guard.size > size:
+            self.grown_s = self.now
         assert self.state.guard.size <= 4 * size
 
     @rule(kind=st.sampled_from(("missing", "stale", "few", "repeated")))

@@ -38,7 +38,7 @@ def test_a_day_costs_a_tenth_more_than_foresight_at_most_and_is_as_quick(model: 
     assert policies.device_s < 1.1 * known.device_s and policies.device_s < 1.1 * comparison.least_device_s
     assert policies.queue_p99_s < 1.5 and policies.answer_s < 1.02 * known.answer_s
     assert static.device_s > 1.5 * policies.device_s
-    assert policies.target_changes < 0.5 * known.target_changes, "it does not follow every wave"
+    assert policies.target_changes < known.target_changes, "it does not follow every wave"
 
 
 @pytest.mark.parametrize("model", [PAIR, FOUR_AND_ONE], ids=lambda model: model.name)
@@ -48,14 +48,20 @@ def test_ten_times_the_load_is_answered_within_two_periods(model: CostModel, tar
     assert policies.reaction_periods is not None and 1 <= policies.reaction_periods <= 2
     assert known.reaction_periods == 0, "it had asked before"
     assert policies.queue_p99_s < model.target_start_s + 10, "nobody waits longer than a target takes to start"
-    assert policies.device_s < 1.4 * known.device_s
+    assert policies.device_s < 1.1 * known.device_s
 
 
 def test_a_flash_crowd_gets_a_thousand_targets_and_four_thousand_drafts() -> None:
     policies, known, static = rows(compare(FOUR_AND_ONE, drawn(flash_crowd(load_for(FOUR_AND_ONE, 1000)))))
     assert (policies.most_targets, policies.most_drafts) == (1000, 4000)
-    assert policies.device_s < 1.2 * known.device_s and static.device_s > 4 * policies.device_s
-    assert policies.queue_p99_s < FOUR_AND_ONE.target_start_s
+    assert policies.device_s < 1.1 * known.device_s and static.device_s > 4 * policies.device_s
+    assert policies.queue_p99_s < FOUR_AND_ONE.target_start_s + 10
+
+
+@pytest.mark.parametrize(("model", "targets"), [(PAIR, 20), (PAIR, 100), (FOUR_AND_ONE, 300)])
+def test_a_flash_crowd_costs_a_tenth_more_than_foresight_at_most(model: CostModel, targets: int) -> None:
+    policies, known, _ = rows(compare(model, drawn(flash_crowd(load_for(model, targets)))))
+    assert policies.device_s < 1.1 * known.device_s and policies.queue_p99_s < model.target_start_s + 10
 
 
 def test_with_every_other_sample_lost_a_day_still_costs_little_more() -> None:
