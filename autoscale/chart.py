@@ -8,7 +8,7 @@ import numpy as np
 
 from autoscale.simulate import Comparison
 
-COLOURS = {"policies": "#d9480f", "clairvoyant": "#4285f4", "static": "#9aa0a6"}
+COLOURS = {"policies": "#d9480f", "clairvoyant": "#4285f4", "patient": "#34a853", "static": "#9aa0a6"}
 
 
 def write_chart(comparison: Comparison, title: str, path: Path) -> None:
@@ -33,7 +33,7 @@ def write_chart(comparison: Comparison, title: str, path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(True, linewidth=0.4, color="#dadce0")
     panels[-1].set_xlabel("hours")
-    panels[1].legend(fontsize=8, frameon=False, ncols=3)
+    panels[1].legend(fontsize=8, frameon=False, ncols=4)
     figure.suptitle(title, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -48,9 +48,14 @@ def least_device_s(model: CostModel, load: Load) -> float:
     return float(load.tokens.sum() / unit.tokens_per_s * unit.devices)
 
 
-def clairvoyant(model: CostModel, load: Load) -> Sizes:
-    """What is needed, started just in time, and kept where it would have to start again."""
-    targets = _highest_ahead(needed_targets(model, load), math.ceil(model.target_start_s / load.period_s))
+def clairvoyant(model: CostModel, load: Load, patience: int = 1) -> Sizes:
+    """What is needed, started just in time, and kept where it would have to start again. Needed is the mean of the last `patience` periods:
+    the more of them, the fewer peaks are met, and the longer requests wait."""
+    came = np.append(np.zeros(patience), np.cumsum(load.tokens))
+    mean = Load(
+        load.arrivals, (came[patience:] - came[:-patience]) / np.minimum(np.arange(1, len(load.tokens) + 1), patience), load.period_s
+    )
+    targets = _highest_ahead(needed_targets(model, mean), math.ceil(model.target_start_s / load.period_s))
     return Sizes(targets, np.minimum(np.ceil(best_unit(model).drafts * targets), MAX_DRAFTS))
 
 

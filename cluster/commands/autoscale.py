@@ -23,10 +23,11 @@ EXAMPLES = """\
   ssd-serve autoscale simulate --trace recorded.jsonl --json results/replay.json
 
 A trace has lines like {"time_s": 0.5, "arrivals": 3, "tokens": 1536}: requests that came, and what they emitted. The same load is met by
-the policies, by one who knows it beforehand, and by what its peak needs. `least` is what it would cost if every target were always full."""
+the policies; by one who knows it beforehand (`clairvoyant`); by one who knows it and lets requests wait as long as the policies do
+(`patient`); and by what its peak needs. `least` is what it would cost if every target were always full."""
 
 HEADER = (
-    "sizes", "device-hours", "to clairvoyant", "to least", "queue p50 s", "p99 s", "answer s", "targets, at most", "changes",
+    "sizes", "device-hours", "to clairvoyant", "to patient", "to least", "queue p50 s", "p99 s", "answer s", "targets, at most", "changes",
     "drafts, at most", "changes", "reaction, periods",
 )  # fmt: skip
 
@@ -69,12 +70,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _table(comparison: Comparison) -> str:
     rows = comparison.summaries
-    clairvoyant_s = next(row.device_s for row in rows if row.name == "clairvoyant")
+    device_s = {row.name: row.device_s for row in rows}
     cells = (
         (
             row.name,
             f"{row.device_s / 3600:.1f}",
-            f"{row.device_s / clairvoyant_s:.3f}",
+            f"{row.device_s / device_s['clairvoyant']:.3f}",
+            f"{row.device_s / device_s['patient']:.3f}",
             f"{row.device_s / comparison.least_device_s:.3f}",
             f"{row.queue_p50_s:.2f}",
             f"{row.queue_p99_s:.2f}",

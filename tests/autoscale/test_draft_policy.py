@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from autoscale.config import DraftPolicyConfig, GuardConfig
+from autoscale.config import DraftGuardConfig, DraftPolicyConfig
 from autoscale.cost_model import FOUR_AND_ONE, PAIR, CostModel
 from autoscale.draft_policy import DraftState, best_factor, decide_drafts
 from autoscale.guard import GuardState
@@ -18,11 +18,11 @@ from autoscale.schedule import RATIOS
 from autoscale.simulate import policy_configs
 from tests.autoscale.samples import a_sample, sample_of
 
-QUICK = GuardConfig(max_size=2000, cooldown_s=0)
+QUICK = DraftGuardConfig(max_size=2000, cooldown_s=0)
 TARGETS = 20
 
 
-def config_of(model: CostModel, guard: GuardConfig = QUICK) -> DraftPolicyConfig:
+def config_of(model: CostModel, guard: DraftGuardConfig = QUICK) -> DraftPolicyConfig:
     return policy_configs(model)[1].model_copy(update={"guard": guard})
 
 
@@ -124,7 +124,7 @@ def test_what_starts_is_not_judged_by_sessions_it_does_not_have_yet() -> None:
 class Drafts(RuleBasedStateMachine):
     """Any samples in any order."""
 
-    config = config_of(PAIR, GuardConfig(min_size=1, max_size=50, cooldown_s=60))
+    config = config_of(PAIR, DraftGuardConfig(min_size=1, max_size=50, cooldown_s=60))
 
     @initialize(size=st.integers(1, 50))
     def begin(self, size: int) -> None:

@@ -22,10 +22,17 @@ def steady(requests_per_s: float, periods: int) -> Load:
     return Load(arrivals, arrivals * MEAN_TOKENS)
 
 
-def rows(comparison: Comparison) -> tuple[Summary, Summary, Summary]:
-    policies, known, static = comparison.summaries
-    assert (policies.name, known.name, static.name) == ("policies", "clairvoyant", "static")
-    return policies, known, static
+def rows(comparison: Comparison) -> tuple[Summary, Summary, Summary, Summary]:
+    policies, known, patient, static = comparison.summaries
+    assert (policies.name, known.name, patient.name, static.name) == ("policies", "clairvoyant", "patient", "static")
+    return policies, known, patient, static
+
+
+def costs_a_tenth_more_at_equal_latency(policies: Summary, known: Summary, patient: Summary, most: float = 1.1) -> bool:
+    """At most: than foresight that saves while requests wait as long, and so than foresight that nobody waits for."""
+    assert patient.answer_s <= policies.answer_s and patient.queue_p99_s <= policies.queue_p99_s
+    assert patient.device_s < known.device_s
+    return policies.device_s < most * patient.device_s
 
 
 # ------------------------------------------------------------ goals
@@ -34,34 +41,35 @@ def rows(comparison: Comparison) -> tuple[Summary, Summary, Summary]:
 @pytest.mark.parametrize(("model", "seed"), [(PAIR, 0), (FOUR_AND_ONE, 1)], ids=lambda value: getattr(value, "name", str(value)))
 def test_a_day_costs_a_tenth_more_than_foresight_at_most_and_is_as_quick(model: CostModel, seed: int) -> None:
     comparison = compare(model, drawn(diurnal(load_for(model, 100)), seed))
-    policies, known, static = rows(comparison)
-    assert policies.device_s < 1.1 * known.device_s and policies.device_s < 1.1 * comparison.least_device_s
-    assert policies.queue_p99_s < 1.5 and policies.answer_s < 1.02 * known.answer_s
+    policies, known, patient, static = rows(comparison)
+    assert costs_a_tenth_more_at_equal_latency(policies, known, patient) and policies.device_s < 1.1 * comparison.least_device_s
+    assert policies.queue_p99_s < 1.5 and policies.answer_s < 1.03 * known.answer_s
     assert static.device_s > 1.5 * policies.device_s
     assert policies.target_changes < known.target_changes, "it does not follow every wave"
 
 
 @pytest.mark.parametrize("model", [PAIR, FOUR_AND_ONE], ids=lambda model: model.name)
-@pytest.mark.parametrize("targets", [20, 100, 1000])
-def test_ten_times_the_load_is_answered_within_two_periods(model: CostModel, targets: int) -> None:
-    policies, known, _ = rows(compare(model, drawn(burst(load_for(model, targets)))))
+@pytest.mark.parametrize(("targets", "most"), [(20, 1.13), (100, 1.1), (1000, 1.1)])  # two targets before: one more is half of them
+def test_ten_times_the_load_is_answered_within_two_periods(model: CostModel, targets: int, most: float) -> None:
+    policies, known, patient, _ = rows(compare(model, drawn(burst(load_for(model, targets)))))
     assert policies.reaction_periods is not None and 1 <= policies.reaction_periods <= 2
     assert known.reaction_periods == 0, "it had asked before"
     assert policies.queue_p99_s < model.target_start_s + 10, "nobody waits longer than a target takes to start"
-    assert policies.device_s < 1.1 * known.device_s
+    assert costs_a_tenth_more_at_equal_latency(policies, known, patient, most) and policies.device_s < 1.1 * known.device_s
 
 
 def test_a_flash_crowd_gets_a_thousand_targets_and_four_thousand_drafts() -> None:
-    policies, known, static = rows(compare(FOUR_AND_ONE, drawn(flash_crowd(load_for(FOUR_AND_ONE, 1000)))))
+    policies, known, patient, static = rows(compare(FOUR_AND_ONE, drawn(flash_crowd(load_for(FOUR_AND_ONE, 1000)))))
     assert (policies.most_targets, policies.most_drafts) == (1000, 4000)
-    assert policies.device_s < 1.1 * known.device_s and static.device_s > 4 * policies.device_s
+    assert costs_a_tenth_more_at_equal_latency(policies, known, patient) and static.device_s > 4 * policies.device_s
     assert policies.queue_p99_s < FOUR_AND_ONE.target_start_s + 10
 
 
 @pytest.mark.parametrize(("model", "targets"), [(PAIR, 20), (PAIR, 100), (FOUR_AND_ONE, 300)])
 def test_a_flash_crowd_costs_a_tenth_more_than_foresight_at_most(model: CostModel, targets: int) -> None:
-    policies, known, _ = rows(compare(model, drawn(flash_crowd(load_for(model, targets)))))
-    assert policies.device_s < 1.1 * known.device_s and policies.queue_p99_s < model.target_start_s + 10
+    policies, known, patient, _ = rows(compare(model, drawn(flash_crowd(load_for(model, targets)))))
+    assert costs_a_tenth_more_at_equal_latency(policies, known, patient)
+    assert policies.queue_p99_s < model.target_start_s + 10
 
 
 def test_with_every_other_sample_lost_a_day_still_costs_little_more() -> None:
@@ -170,7 +178,11 @@ def test_a_trace_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["autoscale", "simulate", "--trace", str(path), "--json", out[0], "--plot", out[1]]) == 0
     table = capsys.readouterr().out
     runs = json.loads(Path(out[0]).read_text())["runs"]
-    assert [run["name"] for run in runs] == ["policies", "clairvoyant", "static"] == [line.split()[0] for line in table.splitlines()[1:]]
+    assert (
+        [run["name"] for run in runs]
+        == ["policies", "clairvoyant", "patient", "static"]
+        == [line.split()[0] for line in table.splitlines()[1:]]
+    )
     assert len(runs[0]["targets"]) == 25 and Path(out[1]).read_bytes().startswith(b"\x89PNG")
 
 

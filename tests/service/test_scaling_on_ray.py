@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autoscale.config import DraftPolicyConfig, GuardConfig, TargetPolicyConfig
+from autoscale.config import DraftGuardConfig, DraftPolicyConfig, GuardConfig, TargetPolicyConfig
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from ssd_core.config import EngineConfig
 from tests.service.on_ray import APP, Running, eventually, running_service, whole
@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The `metrics_interval_s` field:DeprecationWarning"),  # there is no other way to shorten it
 ]
 
-GUARD = GuardConfig(max_size=2, cooldown_s=4.0)
 CONFIG = ServiceConfig(
     model_name="m",
     target=TargetConfig(
@@ -28,14 +27,14 @@ CONFIG = ServiceConfig(
         num_cpus=0.1,
         max_sessions=8,
         shutdown_timeout_s=30,
-        autoscaling=TargetPolicyConfig(guard=GUARD.model_copy(update={"min_size": 1}), period_s=1.0, outstanding_tokens=600.0),
+        autoscaling=TargetPolicyConfig(guard=GuardConfig(min_size=1, max_size=2, cooldown_s=4.0), period_s=1.0, outstanding_tokens=600.0),
     ),
     draft=DraftConfig(
         engine=EngineConfig(model="fake:draft:8"),
         num_cpus=0.1,
         num_actors=0,
         # One draft's steps are much too slow for eight sessions, and drafts cost little.
-        autoscaling=DraftPolicyConfig(guard=GUARD, period_s=1.0, draft_cost=0.05, retry_s=0.0),
+        autoscaling=DraftPolicyConfig(guard=DraftGuardConfig(max_size=2, cooldown_s=4.0), period_s=1.0, draft_cost=0.05, retry_s=0.0),
     ),
 )
 
