@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,3 +22,21 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("ci"), max_examples=5000, derandomize=False)
 settings.load_profile("ci")
+
+
+@pytest.fixture
+def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter replaces the language's functions at each call from within a kernel: a third of its time. Once will do."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return
+    from triton.runtime.interpreter import InterpretedFunction
+
+    call, called = InterpretedFunction.__call__, set()
+
+    def call_again(self: InterpretedFunction, *args: Any, **kwargs: Any) -> Any:
+        if self.fn in called:
+            return self.rewrite()(*args, **kwargs)
+        called.add(self.fn)
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(InterpretedFunction, "__call__", call_again)

@@ -13,6 +13,7 @@ from ssd_core.engine.base import TRUNK_END
 from tests.bench.attention import MAX_DIFFERENCE, Row, line
 from tests.bench.contestants import Case, ancestors, ask, difference, flex, flex_options, in_float32, new_runner, sdpa, tree_parents
 
+pytestmark = pytest.mark.usefixtures("quick_interpreter")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
