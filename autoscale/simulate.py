@@ -25,6 +25,8 @@ BUSY = 0.97
 """Of a target's sessions in use when it is as busy as it should be. That guards shrink to the most that was wanted leaves room enough."""
 PATIENCE = 3
 """Starts of a target in which a queue should be worked off."""
+MOST_PATIENCE = 30
+"""Periods: foresight saves hardly anything by having requests wait longer than these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ def compare(model: CostModel, load: Load) -> Comparison:
 def _as_late(model: CostModel, ours: Run, known: Run) -> Run:
     """Foresight saves what it can while requests wait no longer than with `ours`, on average and at the 99th percentile."""
     patient = replace(known, name="patient")
-    for patience in range(2, len(ours.load.tokens)):
+    for patience in range(2, MOST_PATIENCE + 1):
         run = _scheduled("patient", model, ours.load, clairvoyant(model, ours.load, patience))
         if run.answer_s > ours.answer_s or run.queue_s(0.99) > ours.queue_s(0.99):
             break
