@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from ssd_core.config import Config, FiniteFloat
-from ssd_core.figures import Amount, Positive
+from ssd_core.figures import Positive, Seconds
 
 
 class GuardConfig(Config):
@@ -15,7 +15,7 @@ class GuardConfig(Config):
     max_size: int = Field(default=8, ge=0)
     band: FiniteFloat = Field(default=0.03, ge=0, lt=1)
     """Hysteresis: wanted sizes that differ from the present one by no more than this share of it change nothing."""
-    cooldown_s: Amount = 60.0
+    cooldown_s: Seconds = 60.0
     """The size never shrinks to less than what was wanted within so long. It may grow at once. As long as a start takes: what is kept then
     costs no more than starting it again."""
     growth_factor: FiniteFloat = Field(default=4.0, gt=1, le=100)
@@ -37,7 +37,7 @@ class GuardConfig(Config):
 class DraftGuardConfig(GuardConfig):
     """Of the draft pool."""
 
-    cooldown_s: Amount = 30.0
+    cooldown_s: Seconds = 30.0
     """As `GuardConfig` has it. A draft starts in a third of the time."""
 
 
@@ -54,7 +54,7 @@ class DraftPolicyConfig(Config):
     """Of a draft actor by the hour, in any currency: devices, say."""
     target_cost: Positive = 1.0
     """Of a target replica, in the same."""
-    retry_s: Amount = 600.0
+    retry_s: Seconds = 600.0
     """Speculation that did not pay is tried again after so long."""
 
 

@@ -23,8 +23,6 @@ from autoscale.target_policy import TargetState, decide_targets
 
 BUSY = 0.97
 """Of a target's sessions in use when it is as busy as it should be. That guards shrink to the most that was wanted leaves room enough."""
-PATIENCE = 3
-"""Starts of a target in which a queue should be worked off."""
 MOST_PATIENCE = 30
 """Periods: foresight saves hardly anything by having requests wait longer than these."""
 
@@ -133,12 +131,11 @@ def by_policies(targets: TargetPolicyConfig, drafts: DraftPolicyConfig, start: W
 
 
 def policy_configs(model: CostModel) -> tuple[TargetPolicyConfig, DraftPolicyConfig]:
-    """For this pair, with answers of MEAN_TOKENS."""
+    """For this pair, with answers of MEAN_TOKENS; all else is what a service gets that says nothing."""
     targets = TargetPolicyConfig(
         guard=GuardConfig(min_size=1, max_size=MAX_TARGETS),
         outstanding_tokens=BUSY * model.max_sessions * MEAN_TOKENS,
         kv_share=BUSY,
-        queue_patience_s=PATIENCE * model.target_start_s,
     )
     drafts = DraftPolicyConfig(
         guard=DraftGuardConfig(max_size=MAX_DRAFTS),
