@@ -13,11 +13,12 @@ class GuardConfig(Config):
 
     min_size: int = Field(default=0, ge=0)
     max_size: int = Field(default=8, ge=0)
-    band: FiniteFloat = Field(default=0.03, ge=0, lt=1)
-    """Hysteresis: wanted sizes that differ from the present one by no more than this share of it change nothing."""
+    band: FiniteFloat = Field(default=0.03, ge=0, lt=0.5)
+    """Hysteresis: wanted sizes that exceed the present one by no more than this share of it change nothing, nor those that are less by no
+    more than twice this share: what is spared is little, and soon wanted again."""
     cooldown_s: Seconds = 60.0
-    """The size never shrinks to less than what was wanted within so long. It may grow at once. As long as a start takes: what is kept then
-    costs no more than starting it again."""
+    """The size never shrinks to less than what was wanted twice within so long: once may be chance. It may grow at once. As long as a
+    target takes to start: what is kept then costs no more than starting it again."""
     growth_factor: FiniteFloat = Field(default=4.0, gt=1, le=100)
     """A decision multiplies the size by so much at most. 4: ten times the load is met in two decisions."""
     shrink_share: FiniteFloat = Field(default=0.5, gt=0, le=1)
@@ -34,17 +35,10 @@ class GuardConfig(Config):
         return self
 
 
-class DraftGuardConfig(GuardConfig):
-    """Of the draft pool."""
-
-    cooldown_s: Seconds = 30.0
-    """As `GuardConfig` has it. A draft starts in a third of the time."""
-
-
 class DraftPolicyConfig(Config):
     """The draft pool."""
 
-    guard: DraftGuardConfig = DraftGuardConfig()
+    guard: GuardConfig = GuardConfig()
     period_s: Positive = 10.0
     """Between two decisions."""
     threshold: FiniteFloat = Field(default=0.1, ge=0, lt=1)
@@ -66,8 +60,8 @@ class TargetPolicyConfig(Config):
     """Between two decisions."""
     outstanding_tokens: Positive = 4000.0
     """Tokens still to be emitted by all sessions of a replica that is as busy as it should be."""
-    kv_share: FiniteFloat = Field(default=0.95, gt=0, le=1)
-    """Of the KV cells of a replica in use when it is as full as it should be."""
+    used_share: FiniteFloat = Field(default=0.95, gt=0, le=1)
+    """Of the KV cells of a replica, or of its `max_sessions`, in use when it is as full as it should be."""
     queue_patience_s: Positive = 180.0
-    """A queue should be worked off in so long: three times what a start takes. With a third of it the hour of a burst costs 4 %
-    more, and its answers come after 7.3 s instead of 9.7 on average; 62 s in the queue at p99 either way (simulated)."""
+    """A queue should be worked off in so long: three times what a start takes. With a third of it the hour of a burst costs 5 %
+    more, and its answers come after 7.6 s instead of 10.3 on average; 62 s in the queue at p99 either way (simulated)."""

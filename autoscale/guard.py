@@ -26,8 +26,8 @@ class GuardState:
 
     @classmethod
     def begun(cls, size: int, now: float) -> GuardState:
-        """Whoever asked for `size` wanted it."""
-        return cls(size, recent=(Wish(now, size),))
+        """Whoever asked for `size` wanted it, and not by chance."""
+        return cls(size, recent=(Wish(now, size),) * 2)
 
 
 def is_usable(config: GuardConfig, state: GuardState, sample: LoadSample | None, now: float) -> bool:
@@ -43,13 +43,14 @@ def is_usable(config: GuardConfig, state: GuardState, sample: LoadSample | None,
 def resized(config: GuardConfig, state: GuardState, wanted: float, now: float) -> GuardState:
     """As near to `wanted` as bounds, band, cool-down and the largest step allow."""
     recent = (*(wish for wish in state.recent if now - wish.time_s < config.cooldown_s), Wish(now, wanted))
-    size = _stepped(config, state.size, wanted, max(wish.size for wish in recent))
+    wanted_twice = sorted((0.0, *(wish.size for wish in recent)))[-2]
+    size = _stepped(config, state.size, wanted, max(wanted, wanted_twice))
     return replace(state, size=min(max(size, config.min_size), config.max_size), recent=recent)
 
 
-def _stepped(config: GuardConfig, size: int, wanted: float, most: float) -> int:
+def _stepped(config: GuardConfig, size: int, wanted: float, kept: float) -> int:
     if wanted > size * (1 + config.band):
         return math.ceil(min(wanted, max(size, 1) * config.growth_factor))
-    if most < size * (1 - config.band):
-        return max(math.ceil(most), size - max(1, math.floor(config.shrink_share * size)))
+    if kept < size * (1 - 2 * config.band):
+        return max(math.ceil(kept), size - max(1, math.floor(config.shrink_share * size)))
     return size

@@ -20,8 +20,8 @@ class TargetReport:
     queued: float
     outstanding_tokens: float
     """Still to be emitted, by running and queued sessions."""
-    kv_share: float
-    """Of its KV cells in use."""
+    used_share: float
+    """Of its KV cells in use, or of the sessions it may let in: whichever is more."""
     windows: float
     """Verify windows whose outcome was looked up."""
     starved_windows: float
@@ -53,7 +53,7 @@ NO_DRAFTS = PoolReport(0, 0, 0.0, 0.0, StepTimes((1,), (1.0,)))
 
 @dataclass(frozen=True, slots=True)
 class LoadSample:
-    """One period of the whole service. Totals and sessions are sums over `sources` only; `kv_share` is their mean."""
+    """One period of the whole service. Totals and sessions are sums over `sources` only; `used_share` is their mean."""
 
     time_s: float
     """Of its oldest report: a sample is as old as that."""
@@ -67,7 +67,7 @@ class LoadSample:
     running: float
     queued: float
     outstanding_tokens: float
-    kv_share: float
+    used_share: float
     windows: float
     starved_windows: float
     tokens: float
@@ -102,7 +102,7 @@ def gather(
         running=sum(report.running for report in heard),
         queued=sum(report.queued for report in heard),
         outstanding_tokens=sum(report.outstanding_tokens for report in heard),
-        kv_share=sum(report.kv_share for report in heard) / max(len(heard), 1),
+        used_share=sum(report.used_share for report in heard) / max(len(heard), 1),
         windows=sum(report.windows for report in heard),
         starved_windows=sum(report.starved_windows for report in heard),
         tokens=sum(report.tokens for report in heard),

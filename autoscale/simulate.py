@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autoscale.config import DraftGuardConfig, DraftPolicyConfig, GuardConfig, TargetPolicyConfig
+from autoscale.config import DraftPolicyConfig, GuardConfig, TargetPolicyConfig
 from autoscale.cost_model import CostModel
 from autoscale.draft_policy import DraftState, decide_drafts
 from autoscale.fluid import MAX_DRAFTS, MAX_TARGETS, Fleet, Sessions
@@ -135,10 +135,10 @@ def policy_configs(model: CostModel) -> tuple[TargetPolicyConfig, DraftPolicyCon
     targets = TargetPolicyConfig(
         guard=GuardConfig(min_size=1, max_size=MAX_TARGETS),
         outstanding_tokens=BUSY * model.max_sessions * MEAN_TOKENS,
-        kv_share=BUSY,
+        used_share=BUSY,
     )
     drafts = DraftPolicyConfig(
-        guard=DraftGuardConfig(max_size=MAX_DRAFTS),
+        guard=GuardConfig(max_size=MAX_DRAFTS),
         draft_cost=model.draft_devices,
         target_cost=model.target_devices,
     )

@@ -1,8 +1,8 @@
 """How many target replicas. Pure: the clock and the sample are arguments, the state goes in and out.
 
-A replica is full when its sessions have `outstanding_tokens` to emit, or when its KV cells are in use. Once sessions queue, both stop at
-full and no longer say how much is missing. But then all targets work at their limit: what they emit is what they can; what comes in, and
-the queue to be worked off, is what they should.
+A replica is full when its sessions have `outstanding_tokens` to emit, or when its KV cells or its places for sessions are in use. Once
+sessions queue, all three stop at full and no longer say how much is missing. But then all targets work at their limit: what they emit is
+what they can; what comes in, and the queue to be worked off, is what they should.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _wanted(config: TargetPolicyConfig, state: TargetState, sample: LoadSample) 
         return config.guard.min_size
     queued_tokens = sample.outstanding_tokens * sample.queued / max(sample.running + sample.queued, 1.0)
     running_tokens = sample.outstanding_tokens - queued_tokens
-    loads = [running_tokens / len(sample.sources) / config.outstanding_tokens, sample.kv_share / config.kv_share]
+    loads = [running_tokens / len(sample.sources) / config.outstanding_tokens, sample.used_share / config.used_share]
     if queued_tokens and sample.tokens >= 1:
         came = sample.tokens + sample.outstanding_tokens - state.outstanding_tokens
         to_work_off = queued_tokens * sample.period_s / config.queue_patience_s

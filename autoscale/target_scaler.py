@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoscale.config import TargetPolicyConfig
@@ -25,7 +26,7 @@ def autoscaling_stats(stats: LoopStats) -> dict[str, float]:
         "running": float(stats.running),
         "queued": float(stats.queued),
         "outstanding_tokens": float(stats.outstanding_tokens),
-        "kv_share": stats.kv_share,
+        "used_share": stats.used_share,
         "tokens": float(stats.tokens),
     }
 
@@ -53,7 +54,7 @@ class TargetScaler:
             series = {name: _latest(told[name][replica], self._config.period_s) for name in told if replica in told[name]}
             reports.append(_report(str(replica), series))
             periods.append(series["tokens"][-1].timestamp - series["tokens"][0].timestamp)
-        return gather(
+        sample = gather(
             reports,
             NO_DRAFTS,  # they are none of its business
             now=now,
@@ -62,6 +63,13 @@ class TargetScaler:
             num_targets=context.current_num_replicas,
             num_starting=max(0, context.target_num_replicas - context.current_num_replicas),
         )
+        return _with_queued(sample, context.total_queued_requests or 0.0)
+
+
+def _with_queued(sample: LoadSample, count: float) -> LoadSample:
+    """Requests for which no replica has room yet wait at Serve's routers. They are like the others."""
+    mean_tokens = sample.outstanding_tokens / max(sample.running + sample.queued, 1.0)
+    return replace(sample, queued=sample.queued + count, outstanding_tokens=sample.outstanding_tokens + count * mean_tokens)
 
 
 def _latest(points: Sequence[Any], period_s: float) -> Sequence[Any]:
@@ -78,7 +86,7 @@ def _report(source: str, series: Mapping[str, Any]) -> TargetReport:
         running=mean("running"),
         queued=mean("queued"),
         outstanding_tokens=series["outstanding_tokens"][-1].value,
-        kv_share=series["kv_share"][-1].value,
+        used_share=mean("used_share"),
         windows=0.0,
         starved_windows=0.0,
         tokens=series["tokens"][-1].value - series["tokens"][0].value,

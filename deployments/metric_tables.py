@@ -62,7 +62,7 @@ def _devices(name: str, part: str) -> Metric:
 REQUESTS = (
     gauge("vllm:num_requests_running", "running", "requests", "Let in and not ended"),
     gauge("vllm:num_requests_waiting", "queued", "requests", "Waiting for a place"),
-    gauge("ssd_outstanding_tokens", "outstanding_tokens", "tokens", "That running requests may still generate: what the router goes by"),
+    gauge("ssd_outstanding_tokens", "outstanding_tokens", "tokens", "Expected of all requests, waiting ones too: the router goes by it"),
     gauge("vllm:kv_cache_usage_perc", "kv_share", "share", "Of the target's KV cells, held by sessions"),
     counter("vllm:prompt_tokens_total", "prompt_tokens", "tokens", "Of the prompts of all requests that were let in"),
     counter("vllm:generation_tokens_total", "tokens", "tokens", "Generated"),

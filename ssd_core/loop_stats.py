@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ssd_core.average import Average
 from ssd_core.store import StoreCounters
 from ssd_core.tree import Node
 from ssd_core.types import FinishReason, GrowthReport, SessionStats, StepTimes
@@ -91,8 +92,10 @@ class LoopStats:
     """Totals since the loop began, and what runs now. Times in seconds."""
 
     running: int
+    max_running: int
     queued: int
     outstanding_tokens: int
+    """That running and queued requests are expected to generate: as large a share of their `max_tokens` as others did lately."""
     kv_cells: int
     kv_cells_free: int
     flops_per_node: float
@@ -172,6 +175,11 @@ class LoopStats:
         """Of the KV cells, those in use."""
         return 1 - self.kv_cells_free / self.kv_cells
 
+    @property
+    def used_share(self) -> float:
+        """Of the KV cells, or of the sessions that may run: whichever is more."""
+        return max(self.kv_share, self.running / self.max_running)
+
 
 class LoopCounters:
     """The mutable side; written by the loop's thread only."""
@@ -183,6 +191,8 @@ class LoopCounters:
         self.pass_s = self.prompt_pass_s = self.draft_wait_s = self.draft_turn_s = self.draft_busy_s = 0.0
         self.deep_accepted = self.deep_hits = 0
         self.reliability = Reliability()
+        self.length_share = Average(1.0)
+        """What requests generate of their `max_tokens`; all, until one has ended."""
         self.lookups = self.hits = self.draft_timeouts = self.reports = self.draft_steps = self.draft_nodes = 0
         self.accepted_per_position: list[int] = []
         self.lookup, self.gap, self.gap_on_hit, self.work_on_hit = Histogram(), Histogram(), Histogram(), Histogram()
@@ -247,11 +257,12 @@ class LoopCounters:
         self.misses_ungrown += not is_unforeseen
         self.backups[backup] += 1
 
-    def count_end(self, reason: FinishReason, stats: SessionStats, seconds: float) -> None:
-        """Of a request, so long after its arrival."""
+    def count_end(self, reason: FinishReason, stats: SessionStats, seconds: float, max_tokens: int) -> None:
+        """Of a request that might have generated so many tokens, so long after its arrival."""
         self.finished[reason.value] += 1
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self.request.add(seconds)
+            self.length_share.add(stats.num_tokens / max_tokens)
             if stats.num_tokens > 1:
                 self.token.add((seconds - stats.first_token_s) / (stats.num_tokens - 1))
 
@@ -265,6 +276,7 @@ class LoopCounters:
         self,
         *,
         running: int,
+        max_running: int,
         queued: int,
         outstanding_tokens: int,
         kv_cells: int,
@@ -276,6 +288,7 @@ class LoopCounters:
     ) -> LoopStats:
         return LoopStats(
             running=running,
+            max_running=max_running,
             queued=queued,
             outstanding_tokens=outstanding_tokens,
             kv_cells=kv_cells,

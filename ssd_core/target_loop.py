@@ -201,8 +201,9 @@ class TargetLoop:
         engine = self._engine
         return self._counters.snapshot(
             running=len(self._running),
+            max_running=self._max_sessions,
             queued=self._num_queued - len(self._running),
-            outstanding_tokens=sum(s.request.sampling.max_tokens - s.num_output_tokens for s in [*self._running.values()]),
+            outstanding_tokens=round(sum(map(self._expected_tokens, [*self._running.values(), *self._waiting]))),
             kv_cells=engine.num_cells,
             kv_cells_free=engine.num_free_cells,
             flops_per_node=engine.flops_per_token,
@@ -210,6 +211,10 @@ class TargetLoop:
             store_sessions=len(self._store),
             store=self._store.counters,
         )
+
+    def _expected_tokens(self, session: TargetSession) -> float:
+        """Still to come; one at least."""
+        return max(1.0, self._counters.length_share.value * session.request.sampling.max_tokens - session.num_output_tokens)
 
     # ------------------------------------------------------------ the loop
 
@@ -534,7 +539,7 @@ class TargetLoop:
             if session.has_draft:
                 self._link.close(session.id)
         stats = session.stats()
-        self._counters.count_end(reason, stats, self._clock() - session.arrived_at)
+        self._counters.count_end(reason, stats, self._clock() - session.arrived_at, session.request.sampling.max_tokens)
         session.sink(Emission(session.id, tokens, logprobs, reason, error, stats))
 
     # ------------------------------------------------------------ look up

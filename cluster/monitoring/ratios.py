@@ -65,7 +65,7 @@ RATIOS = (
     Ratio("ssd:responses_per_second", rate("ssd_http_requests_total", "status"), "responses a second", "By the ingress", "status"),
     Ratio("ssd:requests_running", "sum (vllm:num_requests_running)", "requests", "Let in and not ended"),
     Ratio("ssd:requests_waiting", "sum (vllm:num_requests_waiting)", "requests", "Waiting for a place"),
-    Ratio("ssd:outstanding_tokens", "sum (ssd_outstanding_tokens)", "tokens", "That running requests may still generate"),
+    Ratio("ssd:outstanding_tokens", "sum (ssd_outstanding_tokens)", "tokens", "Expected of all requests, waiting ones too"),
     Ratio("ssd:kv_use", "max (vllm:kv_cache_usage_perc)", "share", "Of the fullest replica's KV"),
     Ratio("ssd:replicas", "count (vllm:num_requests_running)", "replicas", "Of the target, that tell of themselves"),
     *_quantiles("queue", "vllm:request_queue_time_seconds", "Waiting for a place"),

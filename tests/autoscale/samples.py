@@ -13,7 +13,7 @@ PERIOD_S = 10.0
 def a_sample(time_s: float, *, targets: int = 4, reported: int | None = None, **values: Any) -> LoadSample:
     known: dict[str, Any] = {
         "period_s": PERIOD_S, "num_starting_targets": 0, "pool": PoolReport(2, 0, 1000.0, 64000.0, H100_GROWTH_STEP),
-        "running": 8.0 * targets, "queued": 0.0, "outstanding_tokens": 1000.0 * targets, "kv_share": 0.5,
+        "running": 8.0 * targets, "queued": 0.0, "outstanding_tokens": 1000.0 * targets, "used_share": 0.5,
         "windows": 3000.0, "starved_windows": 1000.0, "tokens": 12000.0, "plain_tokens": 3500.0,
     }  # fmt: skip
     sources = tuple(f"t{i}" for i in range(targets if reported is None else reported))
@@ -30,3 +30,18 @@ def sample_of(model: CostModel, time_s: float, *, targets: int, drafts: int, ses
         "tokens": speed.tokens_per_s, "plain_tokens": speed.plain_tokens_per_s,
     }  # fmt: skip
     return a_sample(time_s, targets=targets, **(known | values))
+
+
+class Changes:
+    """Of a size."""
+
+    def __init__(self, cooldown_s: float) -> None:
+        self._cooldown_s = cooldown_s
+        self._grown: list[tuple[float, int]] = []
+
+    def note(self, before: int, after: int, now: float) -> None:
+        """What was grown to twice within a cool-down is kept until it ends."""
+        lately = [size for time_s, size in self._grown if now - time_s < self._cooldown_s]
+        assert after >= before or sum(size > after for size in lately) <= 1
+        if after > before:
+            self._grown.append((now, after))

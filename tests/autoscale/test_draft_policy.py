@@ -9,20 +9,20 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from autoscale.config import DraftGuardConfig, DraftPolicyConfig
+from autoscale.config import DraftPolicyConfig, GuardConfig
 from autoscale.cost_model import FOUR_AND_ONE, PAIR, CostModel
 from autoscale.draft_policy import DraftState, best_factor, decide_drafts
 from autoscale.guard import GuardState
 from autoscale.load import NO_DRAFTS, LoadSample
 from autoscale.schedule import RATIOS
 from autoscale.simulate import policy_configs
-from tests.autoscale.samples import a_sample, sample_of
+from tests.autoscale.samples import Changes, a_sample, sample_of
 
-QUICK = DraftGuardConfig(max_size=2000, cooldown_s=0)
+QUICK = GuardConfig(max_size=2000, cooldown_s=0)
 TARGETS = 20
 
 
-def config_of(model: CostModel, guard: DraftGuardConfig = QUICK) -> DraftPolicyConfig:
+def config_of(model: CostModel, guard: GuardConfig = QUICK) -> DraftPolicyConfig:
     return policy_configs(model)[1].model_copy(update={"guard": guard})
 
 
@@ -124,11 +124,11 @@ def test_what_starts_is_not_judged_by_sessions_it_does_not_have_yet() -> None:
 class Drafts(RuleBasedStateMachine):
     """Any samples in any order."""
 
-    config = config_of(PAIR, DraftGuardConfig(min_size=1, max_size=50, cooldown_s=60))
+    config = config_of(PAIR, GuardConfig(min_size=1, max_size=50, cooldown_s=60))
 
     @initialize(size=st.integers(1, 50))
     def begin(self, size: int) -> None:
-        self.state, self.now, self.grown_s = DraftState(GuardState(size)), 0.0, -math.inf
+        self.state, self.now, self.changes = DraftState(GuardState(size)), 0.0, Changes(60.0)
 
     @rule(
         sessions=st.sampled_from((0.0, 0.1, 2.0, 8.0, 40.0)), starting=st.integers(0, 20), queued=st.sampled_from((0.0, 500.0)),
@@ -141,10 +141,7 @@ class Drafts(RuleBasedStateMachine):
             PAIR, self.now, targets=TARGETS, drafts=size, sessions=sessions, num_starting_targets=starting, queued=queued, reported=reported
         )
         self.state = decide_drafts(self.config, self.state, sample, self.now)
-        if self.state.guard.size < size:
-            assert self.now - self.grown_s >= 60
-        if self.state.guard.size > size:
-            self.grown_s = self.now
+        self.changes.note(size, self.state.guard.size, self.now)
         assert self.state.guard.size <= 4 * size
 
     @rule(kind=st.sampled_from(("missing", "stale", "few", "repeated")))

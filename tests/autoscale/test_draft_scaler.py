@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from autoscale.config import DraftGuardConfig, DraftPolicyConfig
+from autoscale.config import DraftPolicyConfig, GuardConfig
 from autoscale.cost_model import PAIR
 from autoscale.draft_scaler import DraftScaler, DraftTotals, plain_tokens
 from ssd_core.loop_stats import LoopStats
@@ -17,7 +17,7 @@ from tests.core.driver import drive, requests
 PASSES = StepTimes((1, 8, 64), (0.020, 0.021, 0.030))
 TOTALS = ("lookups", "misses_ungrown", "tokens", "passes", "prompt_passes", "pass_s", "prompt_pass_s", "rounds")
 IDLE = replace(drive(requests(1, "ar")).stats, running=0, queued=0, outstanding_tokens=0, step_times=PASSES, **dict.fromkeys(TOTALS, 0))
-CONFIG = DraftPolicyConfig(guard=DraftGuardConfig(max_size=8, cooldown_s=20.0), period_s=10.0, draft_cost=0.5)
+CONFIG = DraftPolicyConfig(guard=GuardConfig(max_size=8, cooldown_s=20.0), period_s=10.0, draft_cost=0.5)
 
 
 def later(stats: LoopStats, **more: Any) -> LoopStats:

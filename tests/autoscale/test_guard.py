@@ -22,7 +22,7 @@ class Guarded(RuleBasedStateMachine):
     def begin(self, min_size: int, max_size: int, size: int) -> None:
         self.config = CONFIG.model_copy(update={"min_size": min_size, "max_size": max_size})
         self.state = GuardState.begun(min(max(size, min_size), max_size), 0.0)
-        self.now, self.wishes = 0.0, [(0.0, float(self.state.size))]
+        self.now, self.wishes = 0.0, [(0.0, float(self.state.size))] * 2
 
     @rule(wanted=st.one_of(st.floats(0, 200), st.integers(0, 200)), pause_s=st.sampled_from((1, 10, 30, 59, 60, 61, 500)))
     def want(self, wanted: float, pause_s: float) -> None:
@@ -30,13 +30,14 @@ class Guarded(RuleBasedStateMachine):
         before, self.state = self.state, resized(self.config, self.state, wanted, self.now)
         size = self.state.size
         self.wishes.append((self.now, wanted))
-        if abs(wanted - before.size) <= 0.1 * before.size * (1 - 1e-9):
+        recent = [wish for time_s, wish in self.wishes if self.now - time_s < 60]
+        if -0.2 * before.size * (1 - 1e-9) <= wanted - before.size <= 0.1 * before.size * (1 - 1e-9):
             assert size == before.size, "inside the band"
         if size > before.size:
             assert wanted > before.size and size <= wanted + 1 and size <= 3 * max(before.size, 1)
         if size < before.size:
             assert wanted < before.size
-            assert size >= max(wish for time_s, wish in self.wishes if self.now - time_s < 60), "cool-down"
+            assert sum(wish > size for wish in recent) <= 1, "cool-down: once may be chance"
             assert before.size - size <= max(1, 0.25 * before.size)
         if wanted > 1.11 * before.size and before.size < self.config.max_size:
             assert size > before.size, "growth never waits"
@@ -68,8 +69,9 @@ def changes(sizes: list[int]) -> int:
     return sum(after != before for before, after in pairwise(sizes))
 
 
-def test_a_load_that_flaps_within_a_cooldown_changes_the_size_once() -> None:
-    assert changes(sizes([20, 10] * 180)) == 1
+def test_a_load_that_flaps_within_a_cooldown_keeps_its_size() -> None:
+    seen = sizes([20, 10] * 180)
+    assert set(seen[3:]) == {20}, "once it was wanted twice"
 
 
 @pytest.mark.parametrize("half", [3, 6, 7, 8, 20])
@@ -78,9 +80,9 @@ def test_flapping_changes_the_size_twice_in_a_cooldown_at_most(half: int) -> Non
     assert changes(seen) <= 2 * math.ceil(len(seen) * 10 / CONFIG.cooldown_s)
 
 
-def test_it_shrinks_to_no_less_than_was_wanted_within_the_cooldown() -> None:
+def test_it_shrinks_to_no_less_than_was_wanted_twice_within_the_cooldown() -> None:
     config = CONFIG.model_copy(update={"shrink_share": 1.0})
-    assert sizes([10, 6, 4, 5, 3, 4, 5, 3], config)[-3:] == [10, 6, 5]
+    assert sizes([10, 10, 6, 4, 9, 3, 4, 6, 3, 2, 2], config)[-5:] == [10, 6, 6, 6, 4], "9 came but once"
 
 
 def test_tenfold_is_reached_in_two_decisions_by_default() -> None:

@@ -18,8 +18,8 @@ def gathered(*reports: TargetReport, targets: int = 3) -> LoadSample:
 
 
 def test_reports_are_summed_and_kv_is_their_mean() -> None:
-    sample = gathered(REPORT, replace(REPORT, source="b", time_s=95.0, running=4, kv_share=0.75))
-    assert (sample.running, sample.queued, sample.tokens, sample.kv_share) == (12, 4, 2400, 0.5)
+    sample = gathered(REPORT, replace(REPORT, source="b", time_s=95.0, running=4, used_share=0.75))
+    assert (sample.running, sample.queued, sample.tokens, sample.used_share) == (12, 4, 2400, 0.5)
     assert (sample.time_s, sample.sources, sample.reported_share) == (95.0, ("b", "a"), pytest.approx(2 / 3))
 
 

@@ -28,11 +28,11 @@ def rows(comparison: Comparison) -> tuple[Summary, Summary, Summary, Summary]:
     return policies, known, patient, static
 
 
-def costs_a_tenth_more_at_equal_latency(policies: Summary, known: Summary, patient: Summary, most: float = 1.1) -> bool:
+def costs_a_tenth_more_at_equal_latency(policies: Summary, known: Summary, patient: Summary) -> bool:
     """At most: than foresight that saves while requests wait as long, and so than foresight that nobody waits for."""
     assert patient.answer_s <= policies.answer_s and patient.queue_p99_s <= policies.queue_p99_s
-    assert patient.device_s < known.device_s
-    return policies.device_s < most * patient.device_s
+    assert patient.device_s <= known.device_s
+    return policies.device_s < 1.1 * patient.device_s
 
 
 # ------------------------------------------------------------ goals
@@ -45,17 +45,17 @@ def test_a_day_costs_a_tenth_more_than_foresight_at_most_and_is_as_quick(model: 
     assert costs_a_tenth_more_at_equal_latency(policies, known, patient) and policies.device_s < 1.1 * comparison.least_device_s
     assert policies.queue_p99_s < 1.5 and policies.answer_s < 1.03 * known.answer_s
     assert static.device_s > 1.5 * policies.device_s
-    assert policies.target_changes < known.target_changes, "it does not follow every wave"
+    assert policies.target_changes < 0.9 * known.target_changes, "it does not follow every wave"
 
 
 @pytest.mark.parametrize("model", [PAIR, FOUR_AND_ONE], ids=lambda model: model.name)
-@pytest.mark.parametrize(("targets", "most"), [(20, 1.13), (100, 1.1), (1000, 1.1)])  # two targets before: one more is half of them
-def test_ten_times_the_load_is_answered_within_two_periods(model: CostModel, targets: int, most: float) -> None:
+@pytest.mark.parametrize("targets", [20, 100, 1000])
+def test_ten_times_the_load_is_answered_within_two_periods(model: CostModel, targets: int) -> None:
     policies, known, patient, _ = rows(compare(model, drawn(burst(load_for(model, targets)))))
     assert policies.reaction_periods is not None and 1 <= policies.reaction_periods <= 2
     assert known.reaction_periods == 0, "it had asked before"
     assert policies.queue_p99_s < model.target_start_s + 10, "nobody waits longer than a target takes to start"
-    assert costs_a_tenth_more_at_equal_latency(policies, known, patient, most) and policies.device_s < 1.1 * known.device_s
+    assert costs_a_tenth_more_at_equal_latency(policies, known, patient) and policies.device_s < 1.1 * known.device_s
 
 
 def test_a_flash_crowd_gets_a_thousand_targets_and_four_thousand_drafts() -> None:

@@ -21,6 +21,8 @@ class Serve:
     def __init__(self, size: int = 1, config: TargetPolicyConfig = CONFIG) -> None:
         self.scaler = TargetScaler(config.model_dump(mode="json"))
         self.size, self.now, self.calls = size, 1000.0, 0
+        self.queued: float | None = None
+        """At Serve's routers."""
         self.series: dict[str, dict[str, list[Any]]] = defaultdict(dict)
 
     def run(self, seconds: int, silent: int = 0, **values: float) -> int:
@@ -37,15 +39,16 @@ class Serve:
                             point = SimpleNamespace(timestamp=at, value=at * value if name == "tokens" else value)
                             self.series[name].setdefault(f"r{replica}", []).append(point)
             context = SimpleNamespace(
-                current_time=self.now, target_num_replicas=self.size, current_num_replicas=self.size, raw_metrics=self.series
-            )
+                current_time=self.now, target_num_replicas=self.size, current_num_replicas=self.size, raw_metrics=self.series,
+                total_queued_requests=self.queued,
+            )  # fmt: skip
             self.size, state = self.scaler(context)  # type: ignore[arg-type]
             assert state == {}
         return self.size
 
 
-def load(outstanding_tokens: float, queued: float = 0.0, kv_share: float = 0.1) -> dict[str, float]:
-    return {"running": 8.0, "queued": queued, "outstanding_tokens": outstanding_tokens, "kv_share": kv_share, "tokens": 100.0}
+def load(outstanding_tokens: float, queued: float = 0.0, used_share: float = 0.1) -> dict[str, float]:
+    return {"running": 8.0, "queued": queued, "outstanding_tokens": outstanding_tokens, "used_share": used_share, "tokens": 100.0}
 
 
 def test_replicas_follow_the_tokens_that_are_outstanding() -> None:
@@ -59,7 +62,7 @@ def test_replicas_follow_the_tokens_that_are_outstanding() -> None:
 
 
 def test_replicas_follow_the_kv_cells_in_use() -> None:
-    assert Serve(2).run(11, **load(100, kv_share=1.0)) == 3
+    assert Serve(2).run(11, **load(100, used_share=1.0)) == 3
 
 
 def test_a_queue_asks_for_as_many_as_work_it_off() -> None:
@@ -73,6 +76,14 @@ def test_nothing_is_decided_without_reports() -> None:
     assert serve.run(60, silent=1, **load(9000)) == 4, "three of four are too few"
 
 
+def test_requests_that_wait_at_the_routers_are_wanted_as_well() -> None:
+    """Eight run at each of two, with 125 tokens to come; 32 more wait. So 4000 more came in a period than the 2000 that were emitted."""
+    serve = Serve(2)
+    assert serve.run(21, **load(1000)) == 2
+    serve.queued = 32.0
+    assert serve.run(10, **load(1000)) == 7
+
+
 def test_serve_takes_the_class_and_its_arguments() -> None:
     policy = AutoscalingPolicy(
         policy_function="autoscale.target_scaler:TargetScaler", policy_kwargs={"config": CONFIG.model_dump(mode="json")}
@@ -83,4 +94,4 @@ def test_serve_takes_the_class_and_its_arguments() -> None:
 
 def test_a_replica_tells_what_the_policy_reads() -> None:
     told = autoscaling_stats(drive(requests(2, "ssd-tree")).stats)
-    assert set(told) == set(load(1)) and told["tokens"] == 100 and 0 <= told["kv_share"] <= 1
+    assert set(told) == set(load(1)) and told["tokens"] == 100 and 0 <= told["used_share"] <= 1

@@ -110,6 +110,29 @@ def test_a_full_queue_refuses_until_something_ends() -> None:
     assert {k: len(v) for k, v in run.tokens.items()} == {"a": 2, "b": 2, "c": 2}
 
 
+def test_what_is_outstanding_counts_those_who_wait_by_what_others_generated() -> None:
+    sizes = {"max_sessions": 1, "prefill_chunk_tokens": 1}
+    loop, run = TargetLoop(FakeEngine(num_cells=100), NoDraft(), STEP_TIMES, eos_token_ids=range(64), **sizes), Run()
+    for name, max_tokens in (("a", 10), ("b", 20), ("c", 40)):
+        loop.add(request(name, max_tokens=max_tokens), run.sink)
+    loop.step()
+    assert (loop.stats().running, loop.stats().queued, loop.stats().outstanding_tokens) == (1, 2, 70), "nobody has ended: all they may"
+    while "a" not in run.last:
+        loop.step()
+    assert len(run.tokens["a"]) == 1
+    assert loop.stats().outstanding_tokens == 2 + 4, "a tenth of what they may, as the first one"
+
+
+def test_a_loop_is_as_full_as_its_cells_or_its_places() -> None:
+    loop = loop_of(max_sessions=4)
+    loop.add(request("a", max_tokens=5), Run().sink)
+    loop.step()
+    assert loop.stats().kv_share < loop.stats().used_share == 1 / 4
+    loop.add(request("b", max_tokens=80), Run().sink)
+    loop.step()
+    assert loop.stats().kv_share == loop.stats().used_share > 0.8
+
+
 def test_abort_tells_every_session() -> None:
     loop, run = loop_of(max_sessions=1), Run()
     for name in "ab":

@@ -106,9 +106,10 @@ def test_only_what_was_not_broken_off_has_a_duration() -> None:
     account = drive(requests(1, "ssd")).last["s0"].stats
     assert account is not None
     for reason in FinishReason:
-        counters.count_end(reason, account, 2.0)
+        counters.count_end(reason, account, 2.0, max_tokens=100)
     assert dict(counters.finished) == {reason.value: 1 for reason in FinishReason}
     assert sum(counters.request.counts) == sum(counters.token.counts) == 2
+    assert counters.length_share.value == account.num_tokens / 100 == 0.5, "whoever broke off might have gone on"
 
 
 def test_passes_that_read_prompts_are_told_apart() -> None:

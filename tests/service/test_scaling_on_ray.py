@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autoscale.config import DraftGuardConfig, DraftPolicyConfig, GuardConfig, TargetPolicyConfig
+from autoscale.config import DraftPolicyConfig, GuardConfig, TargetPolicyConfig
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from ssd_core.config import EngineConfig
 from tests.service.on_ray import APP, Running, eventually, running_service, whole
@@ -34,7 +34,7 @@ CONFIG = ServiceConfig(
         num_cpus=0.1,
         num_actors=0,
         # One draft's steps are much too slow for eight sessions, and drafts cost little.
-        autoscaling=DraftPolicyConfig(guard=DraftGuardConfig(max_size=2, cooldown_s=4.0), period_s=1.0, draft_cost=0.05, retry_s=0.0),
+        autoscaling=DraftPolicyConfig(guard=GuardConfig(max_size=2, cooldown_s=4.0), period_s=1.0, draft_cost=0.05, retry_s=0.0),
     ),
 )
 
