@@ -43,6 +43,7 @@ class _Target:
             running=max(in_passes, sum(stats.running for stats in self.heard) / num),  # short sessions are between two moments
             queued=sum(stats.queued for stats in self.heard) / num,
             outstanding_tokens=last.outstanding_tokens,
+            refused_tokens=last.refused_tokens - self.before.refused_tokens,
             used_share=last.used_share,
             windows=last.lookups - self.before.lookups,
             starved_windows=last.misses_ungrown - self.before.misses_ungrown,

@@ -90,6 +90,7 @@ class Sessions:
             running=running_s / load.period_s,
             queued=max(0.0, self._present - slots),
             outstanding_tokens=self._outstanding_tokens,
+            refused_tokens=0.0,
             used_share=running_s / load.period_s / slots,
             windows=windows,
             starved_windows=starved,

@@ -20,6 +20,8 @@ class TargetReport:
     queued: float
     outstanding_tokens: float
     """Still to be emitted, by running and queued sessions."""
+    refused_tokens: float
+    """Of requests that came and found the queue full. Who tries again is counted again."""
     used_share: float
     """Of its KV cells in use, or of the sessions it may let in: whichever is more."""
     windows: float
@@ -67,6 +69,7 @@ class LoadSample:
     running: float
     queued: float
     outstanding_tokens: float
+    refused_tokens: float
     used_share: float
     windows: float
     starved_windows: float
@@ -102,6 +105,7 @@ def gather(
         running=sum(report.running for report in heard),
         queued=sum(report.queued for report in heard),
         outstanding_tokens=sum(report.outstanding_tokens for report in heard),
+        refused_tokens=sum(report.refused_tokens for report in heard),
         used_share=sum(report.used_share for report in heard) / max(len(heard), 1),
         windows=sum(report.windows for report in heard),
         starved_windows=sum(report.starved_windows for report in heard),

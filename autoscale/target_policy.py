@@ -2,7 +2,7 @@
 
 A replica is full when its sessions have `outstanding_tokens` to emit, or when its KV cells or its places for sessions are in use. Once
 sessions queue, all three stop at full and no longer say how much is missing. But then all targets work at their limit: what they emit is
-what they can; what comes in, and the queue to be worked off, is what they should.
+what they can; what comes in, refused or not, and the queue to be worked off, is what they should.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _wanted(config: TargetPolicyConfig, state: TargetState, sample: LoadSample) 
     queued_tokens = sample.outstanding_tokens * sample.queued / max(sample.running + sample.queued, 1.0)
     running_tokens = sample.outstanding_tokens - queued_tokens
     loads = [running_tokens / len(sample.sources) / config.outstanding_tokens, sample.used_share / config.used_share]
-    if queued_tokens and sample.tokens >= 1:
-        came = sample.tokens + sample.outstanding_tokens - state.outstanding_tokens
+    if (queued_tokens or sample.refused_tokens) and sample.tokens >= 1:
+        came = sample.tokens + sample.outstanding_tokens - state.outstanding_tokens + sample.refused_tokens
         to_work_off = queued_tokens * sample.period_s / config.queue_patience_s
         loads.append((came + to_work_off) / sample.tokens)
     return sample.num_targets * max(loads)

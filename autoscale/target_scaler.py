@@ -26,6 +26,7 @@ def autoscaling_stats(stats: LoopStats) -> dict[str, float]:
         "running": float(stats.running),
         "queued": float(stats.queued),
         "outstanding_tokens": float(stats.outstanding_tokens),
+        "refused_tokens": float(stats.refused_tokens),
         "used_share": stats.used_share,
         "tokens": float(stats.tokens),
     }
@@ -80,15 +81,19 @@ def _report(source: str, series: Mapping[str, Any]) -> TargetReport:
     def mean(name: str) -> float:
         return float(sum(point.value for point in series[name]) / len(series[name]))
 
+    def grown(name: str) -> float:
+        return float(series[name][-1].value - series[name][0].value)
+
     return TargetReport(
         source=source,
         time_s=series["tokens"][-1].timestamp,
         running=mean("running"),
         queued=mean("queued"),
         outstanding_tokens=series["outstanding_tokens"][-1].value,
+        refused_tokens=grown("refused_tokens"),
         used_share=mean("used_share"),
         windows=0.0,
         starved_windows=0.0,
-        tokens=series["tokens"][-1].value - series["tokens"][0].value,
+        tokens=grown("tokens"),
         plain_tokens=0.0,
     )

@@ -96,6 +96,8 @@ class LoopStats:
     queued: int
     outstanding_tokens: int
     """That running and queued requests are expected to generate: as large a share of their `max_tokens` as others did lately."""
+    refused_tokens: int
+    """The same of all requests that were refused because the queue was full."""
     kv_cells: int
     kv_cells_free: int
     flops_per_node: float
@@ -279,6 +281,7 @@ class LoopCounters:
         max_running: int,
         queued: int,
         outstanding_tokens: int,
+        refused_tokens: int,
         kv_cells: int,
         kv_cells_free: int,
         flops_per_node: float,
@@ -291,6 +294,7 @@ class LoopCounters:
             max_running=max_running,
             queued=queued,
             outstanding_tokens=outstanding_tokens,
+            refused_tokens=refused_tokens,
             kv_cells=kv_cells,
             kv_cells_free=kv_cells_free,
             flops_per_node=flops_per_node,

@@ -159,6 +159,7 @@ class TargetLoop:
         self._waiting: deque[TargetSession] = deque()
         self._running: dict[str, TargetSession] = {}
         self._num_queued = 0
+        self._refused_tokens = 0
         self._counters = LoopCounters()
         self._round_s: dict[int, Average] = defaultdict(lambda: Average(step_times.at(1)))
         """By level of load: from a launch to the next."""
@@ -184,6 +185,7 @@ class TargetLoop:
         submit = build_submit_policy(request.speculation)
         self._check(request, submit.max_nodes)
         if self._num_queued >= self._max_queued + self._max_sessions:
+            self._refused_tokens += round(self._expected_length(request))
             raise CapacityError(f"{self._num_queued} sessions are running or waiting")
         rule = TokenRule(
             request.sampling, request.prompt, len(request.prompt), self._engine.vocab_size, self._eos_token_ids, self._engine.device
@@ -203,7 +205,10 @@ class TargetLoop:
             running=len(self._running),
             max_running=self._max_sessions,
             queued=self._num_queued - len(self._running),
-            outstanding_tokens=round(sum(map(self._expected_tokens, [*self._running.values(), *self._waiting]))),
+            outstanding_tokens=round(
+                sum(max(1.0, self._expected_length(s.request) - s.num_output_tokens) for s in [*self._running.values(), *self._waiting])
+            ),
+            refused_tokens=self._refused_tokens,
             kv_cells=engine.num_cells,
             kv_cells_free=engine.num_free_cells,
             flops_per_node=engine.flops_per_token,
@@ -212,9 +217,8 @@ class TargetLoop:
             store=self._store.counters,
         )
 
-    def _expected_tokens(self, session: TargetSession) -> float:
-        """Still to come; one at least."""
-        return max(1.0, self._counters.length_share.value * session.request.sampling.max_tokens - session.num_output_tokens)
+    def _expected_length(self, request: GenerationRequest) -> float:
+        return self._counters.length_share.value * request.sampling.max_tokens
 
     # ------------------------------------------------------------ the loop
 

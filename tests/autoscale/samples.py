@@ -13,7 +13,7 @@ PERIOD_S = 10.0
 def a_sample(time_s: float, *, targets: int = 4, reported: int | None = None, **values: Any) -> LoadSample:
     known: dict[str, Any] = {
         "period_s": PERIOD_S, "num_starting_targets": 0, "pool": PoolReport(2, 0, 1000.0, 64000.0, H100_GROWTH_STEP),
-        "running": 8.0 * targets, "queued": 0.0, "outstanding_tokens": 1000.0 * targets, "used_share": 0.5,
+        "running": 8.0 * targets, "queued": 0.0, "outstanding_tokens": 1000.0 * targets, "refused_tokens": 0.0, "used_share": 0.5,
         "windows": 3000.0, "starved_windows": 1000.0, "tokens": 12000.0, "plain_tokens": 3500.0,
     }  # fmt: skip
     sources = tuple(f"t{i}" for i in range(targets if reported is None else reported))

@@ -9,7 +9,7 @@ import pytest
 from autoscale.cost_model import H100_GROWTH_STEP
 from autoscale.load import LoadSample, PoolReport, TargetReport, gather
 
-REPORT = TargetReport("a", 100.0, 8, 2, 500, 0.25, 300, 100, 1200, 350)
+REPORT = TargetReport("a", 100.0, 8, 2, 500, 40, 0.25, 300, 100, 1200, 350)
 
 
 def gathered(*reports: TargetReport, targets: int = 3) -> LoadSample:
@@ -17,9 +17,9 @@ def gathered(*reports: TargetReport, targets: int = 3) -> LoadSample:
     return gather(reports, pool, now=110.0, period_s=10.0, max_age_s=25.0, num_targets=targets, num_starting=1)
 
 
-def test_reports_are_summed_and_kv_is_their_mean() -> None:
+def test_reports_are_summed_and_the_used_share_is_their_mean() -> None:
     sample = gathered(REPORT, replace(REPORT, source="b", time_s=95.0, running=4, used_share=0.75))
-    assert (sample.running, sample.queued, sample.tokens, sample.used_share) == (12, 4, 2400, 0.5)
+    assert (sample.running, sample.queued, sample.tokens, sample.refused_tokens, sample.used_share) == (12, 4, 2400, 80, 0.5)
     assert (sample.time_s, sample.sources, sample.reported_share) == (95.0, ("b", "a"), pytest.approx(2 / 3))
 
 

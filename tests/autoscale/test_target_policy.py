@@ -39,6 +39,11 @@ def test_with_a_queue_what_comes_and_what_waits_decide() -> None:
     assert decided(before=8000.0, **values) == 14
 
 
+def test_what_was_refused_came_as_well() -> None:
+    """Four targets emit 4000 tokens in the period, and 4000 more were refused."""
+    assert decided(before=4000.0, tokens=4000.0, refused_tokens=4000.0) == 8
+
+
 def test_targets_that_did_not_report_are_taken_to_be_like_the_rest() -> None:
     assert decided(size=10, reported=9, outstanding_tokens=9 * 3000.0) == 15
 
@@ -53,12 +58,15 @@ class Targets(RuleBasedStateMachine):
         self.state, self.now, self.changes = TargetState(GuardState(size)), 0.0, Changes(60.0)
 
     @rule(
-        running=st.floats(0, 1000), queued=st.sampled_from((0.0, 0.5, 100.0, 1e5)), outstanding=st.floats(0, 1e6), kv=st.floats(0, 1),
-        tokens=st.floats(0, 1e5), pause_s=st.sampled_from((10, 70)),
+        running=st.floats(0, 1000), queued=st.sampled_from((0.0, 0.5, 100.0, 1e5)), outstanding=st.floats(0, 1e6), used=st.floats(0, 1),
+        tokens=st.floats(0, 1e5), refused=st.sampled_from((0.0, 1.0, 1e6)), pause_s=st.sampled_from((10, 70)),
     )  # fmt: skip
-    def hear(self, running: float, queued: float, outstanding: float, kv: float, tokens: float, pause_s: float) -> None:
+    def hear(self, running: float, queued: float, outstanding: float, used: float, tokens: float, refused: float, pause_s: float) -> None:
         self.now += pause_s
-        values = {"running": running, "queued": queued, "outstanding_tokens": outstanding, "used_share": kv, "tokens": tokens}
+        values = {
+            "running": running, "queued": queued, "outstanding_tokens": outstanding, "used_share": used, "tokens": tokens,
+            "refused_tokens": refused,
+        }  # fmt: skip
         before, self.last = self.state, a_sample(self.now, targets=self.state.guard.size, **values)
         self.state = decide_targets(CONFIG, self.state, self.last, self.now)
         self.changes.note(before.guard.size, self.state.guard.size, self.now)

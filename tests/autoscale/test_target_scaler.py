@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from autoscale.config import GuardConfig, TargetPolicyConfig
 from autoscale.target_scaler import TargetScaler, autoscaling_stats
-from tests.core.driver import drive, requests
+from ssd_core.engine.fake import FakeEngine
+from ssd_core.errors import CapacityError
+from ssd_core.link import NoDraft
+from ssd_core.target_loop import TargetLoop
+from tests.core.driver import STEP_TIMES, drive, requests
 
+TOTALS = ("tokens", "refused_tokens")
 CONFIG = TargetPolicyConfig(guard=GuardConfig(min_size=1, max_size=8, cooldown_s=30.0), outstanding_tokens=1000.0)
 
 
@@ -26,7 +33,7 @@ class Serve:
         self.series: dict[str, dict[str, list[Any]]] = defaultdict(dict)
 
     def run(self, seconds: int, silent: int = 0, **values: float) -> int:
-        """`values` of each replica, `tokens` by the second. So many replicas do not report."""
+        """`values` of each replica, totals by the second. So many replicas do not report."""
         for _ in range(seconds * 10):
             self.now = round(self.now + 0.1, 1)
             self.calls += 1
@@ -36,7 +43,7 @@ class Serve:
                     for i in range(6):
                         at = self.now - 10 + 2 * i
                         for name, value in values.items():
-                            point = SimpleNamespace(timestamp=at, value=at * value if name == "tokens" else value)
+                            point = SimpleNamespace(timestamp=at, value=at * value if name in TOTALS else value)
                             self.series[name].setdefault(f"r{replica}", []).append(point)
             context = SimpleNamespace(
                 current_time=self.now, target_num_replicas=self.size, current_num_replicas=self.size, raw_metrics=self.series,
@@ -47,8 +54,11 @@ class Serve:
         return self.size
 
 
-def load(outstanding_tokens: float, queued: float = 0.0, used_share: float = 0.1) -> dict[str, float]:
-    return {"running": 8.0, "queued": queued, "outstanding_tokens": outstanding_tokens, "used_share": used_share, "tokens": 100.0}
+def load(outstanding_tokens: float, queued: float = 0.0, used_share: float = 0.1, refused_tokens: float = 0.0) -> dict[str, float]:
+    return {
+        "running": 8.0, "queued": queued, "outstanding_tokens": outstanding_tokens, "refused_tokens": refused_tokens,
+        "used_share": used_share, "tokens": 100.0,
+    }  # fmt: skip
 
 
 def test_replicas_follow_the_tokens_that_are_outstanding() -> None:
@@ -82,6 +92,40 @@ def test_requests_that_wait_at_the_routers_are_wanted_as_well() -> None:
     assert serve.run(21, **load(1000)) == 2
     serve.queued = 32.0
     assert serve.run(10, **load(1000)) == 7
+
+
+def test_what_was_refused_is_wanted_as_well() -> None:
+    serve = Serve(2)
+    assert serve.run(21, **load(1000)) == 2
+    assert serve.run(10, **load(1000, refused_tokens=150)) == 5
+
+
+def test_a_full_replica_asks_for_what_ten_times_the_load_needs_within_two_decisions() -> None:
+    """A real loop, a pass every 20 ms: eight sessions of 100 tokens are four requests a second. Two come each second, and then twenty."""
+    now = 0.0
+    loop = TargetLoop(FakeEngine(num_cells=2000), NoDraft(), STEP_TIMES, max_sessions=8, max_queued=32, clock=lambda: now)
+    scaler = TargetScaler(TargetPolicyConfig(guard=GuardConfig(min_size=1, max_size=20)).model_dump(mode="json"))
+    arrivals = deque([*np.arange(0.0, 30.0, 0.5), *np.arange(30.0, 60.0, 0.05)])
+    request, sizes, num_refused = requests(1, "ar", max_tokens=100)[0], [1], 0
+    series: dict[str, dict[str, list[Any]]] = defaultdict(lambda: {"r": []})
+    for i in range(3001):
+        now = 0.02 * i
+        while arrivals and arrivals[0] <= now:
+            try:
+                loop.add(replace(request, session_id=str(arrivals.popleft())), lambda emission: None)
+            except CapacityError:
+                num_refused += 1
+        loop.step()
+        if i % 100 == 0:
+            for name, value in autoscaling_stats(loop.stats()).items():
+                series[name]["r"].append(SimpleNamespace(timestamp=now, value=value))
+        if i and i % 500 == 0:
+            context = SimpleNamespace(
+                current_time=now, target_num_replicas=sizes[-1], current_num_replicas=1, raw_metrics=series, total_queued_requests=0.0
+            )
+            sizes.append(scaler(context)[0])  # type: ignore[arg-type]
+    assert sizes[:5] == [1, 1, 1, 1, 4] and 5 <= sizes[5] <= sizes[6] <= 7
+    assert num_refused > 300, "most never saw the queue"
 
 
 def test_serve_takes_the_class_and_its_arguments() -> None:

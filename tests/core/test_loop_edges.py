@@ -104,6 +104,7 @@ def test_a_full_queue_refuses_until_something_ends() -> None:
         loop.add(request("c", max_tokens=2), run.sink)
     while not loop.is_idle:
         loop.step()
+    assert loop.stats().refused_tokens == 2, "that c would have generated"
     loop.add(request("c", max_tokens=2), run.sink)
     while not loop.is_idle:
         loop.step()
