@@ -58,6 +58,14 @@ def test_ten_times_the_load_is_answered_within_two_periods(model: CostModel, tar
     assert costs_a_tenth_more_at_equal_latency(policies, known, patient) and policies.device_s < 1.1 * known.device_s
 
 
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_burst_from_two_targets_to_twenty_is_met_whatever_the_draw(seed: int) -> None:
+    comparison = compare(PAIR, drawn(burst(load_for(PAIR, 20)), seed))
+    policies, known, patient, _ = rows(comparison)
+    assert comparison.load.jump is not None and comparison.runs[0].targets[comparison.load.jump + 2] >= 20
+    assert costs_a_tenth_more_at_equal_latency(policies, known, patient)
+
+
 def test_a_flash_crowd_gets_a_thousand_targets_and_four_thousand_drafts() -> None:
     policies, known, patient, static = rows(compare(FOUR_AND_ONE, drawn(flash_crowd(load_for(FOUR_AND_ONE, 1000)))))
     assert (policies.most_targets, policies.most_drafts) == (1000, 4000)
