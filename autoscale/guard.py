@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from heapq import nlargest
 from typing import NamedTuple
 
 from autoscale.config import GuardConfig
@@ -43,7 +44,7 @@ def is_usable(config: GuardConfig, state: GuardState, sample: LoadSample | None,
 def resized(config: GuardConfig, state: GuardState, wanted: float, now: float) -> GuardState:
     """As near to `wanted` as bounds, band, cool-down and the largest step allow."""
     recent = (*(wish for wish in state.recent if now - wish.time_s < config.cooldown_s), Wish(now, wanted))
-    wanted_twice = sorted((0.0, *(wish.size for wish in recent)))[-2]
+    wanted_twice = nlargest(2, (wish.size for wish in recent))[-1]
     size = _stepped(config, state.size, wanted, max(wanted, wanted_twice))
     return replace(state, size=min(max(size, config.min_size), config.max_size), recent=recent)
 

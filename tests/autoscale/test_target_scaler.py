@@ -22,6 +22,13 @@ TOTALS = ("tokens", "refused_tokens")
 CONFIG = TargetPolicyConfig(guard=GuardConfig(min_size=1, max_size=8, cooldown_s=30.0), outstanding_tokens=1000.0)
 
 
+def context(now: float, series: dict[str, dict[str, list[Any]]], *, wanted: int, serving: int, queued: float | None = None) -> Any:
+    """What Serve hands to a policy. `queued`: at its routers."""
+    return SimpleNamespace(
+        current_time=now, target_num_replicas=wanted, current_num_replicas=serving, raw_metrics=series, total_queued_requests=queued
+    )
+
+
 class Serve:
     """Replicas that are there at once, ten calls a second, a point of every series each two seconds and a report each ten."""
 
@@ -45,11 +52,7 @@ class Serve:
                         for name, value in values.items():
                             point = SimpleNamespace(timestamp=at, value=at * value if name in TOTALS else value)
                             self.series[name].setdefault(f"r{replica}", []).append(point)
-            context = SimpleNamespace(
-                current_time=self.now, target_num_replicas=self.size, current_num_replicas=self.size, raw_metrics=self.series,
-                total_queued_requests=self.queued,
-            )  # fmt: skip
-            self.size, state = self.scaler(context)  # type: ignore[arg-type]
+            self.size, state = self.scaler(context(self.now, self.series, wanted=self.size, serving=self.size, queued=self.queued))
             assert state == {}
         return self.size
 
@@ -120,10 +123,7 @@ def test_a_full_replica_asks_for_what_ten_times_the_load_needs_within_two_decisi
             for name, value in autoscaling_stats(loop.stats()).items():
                 series[name]["r"].append(SimpleNamespace(timestamp=now, value=value))
         if i and i % 500 == 0:
-            context = SimpleNamespace(
-                current_time=now, target_num_replicas=sizes[-1], current_num_replicas=1, raw_metrics=series, total_queued_requests=0.0
-            )
-            sizes.append(scaler(context)[0])  # type: ignore[arg-type]
+            sizes.append(scaler(context(now, series, wanted=sizes[-1], serving=1))[0])
     assert sizes[:5] == [1, 1, 1, 1, 4] and 5 <= sizes[5] <= sizes[6] <= 7
     assert num_refused > 300, "most never saw the queue"
 
