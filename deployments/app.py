@@ -1,7 +1,5 @@
 """The application: `serve run deployments.app:build_app`, or `import_path: deployments.app:build_app` with `args:` in a Serve YAML."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ray

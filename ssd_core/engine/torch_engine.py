@@ -17,6 +17,7 @@ from ssd_core.engine.base import TRUNK_END, Engine, Part
 from ssd_core.engine.eager_runner import EagerRunner, Forward
 from ssd_core.engine.kv import CellPool
 from ssd_core.engine.lean import LeanForward, can_be_lean
+from ssd_core.engine.library_check import ensure_right_products
 from ssd_core.engine.linear import optimize_for_cpu
 from ssd_core.engine.loader import load_model
 from ssd_core.engine.plain import PlainForward
@@ -46,6 +47,8 @@ class TorchEngine(Engine):
         self._device, self._dtype = model.device, model.dtype
         self._vocab_size: int = text_config.vocab_size
         self._flops_per_token = _flops_per_token(model)
+        if self._device.type == "cuda":
+            ensure_right_products(model)  # before the model says what its logits are
         expected = self._own_logits()
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
