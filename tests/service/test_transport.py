@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +41,10 @@ class Method:
         return self
 
 
+def address(server: DraftServer, target_id: str) -> DraftAddress:
+    return DraftAddress(NODE, server.path, server.invite(target_id))
+
+
 class FakePool:
     """Leases every session to the one draft it has, if any."""
 
@@ -65,7 +70,7 @@ class FakePool:
 
     def _handle(self, name: str) -> Any:
         server = self.servers[name]
-        return SimpleNamespace(receive=Method(server.receive), address=Method(lambda: DraftAddress(NODE, server.path)))
+        return SimpleNamespace(receive=Method(server.receive), address=Method(partial(address, server)))
 
 
 @pytest.fixture
@@ -162,7 +167,7 @@ def test_a_session_whose_opening_is_too_long_for_the_wire_is_closed_the_same_way
         calls.extend(decode_orders(data, VOCAB_SIZE).orders)
         server.receive(target_id, data)
 
-    handle = SimpleNamespace(receive=Method(receive), address=Method(lambda: DraftAddress(NODE, server.path)))
+    handle = SimpleNamespace(receive=Method(receive), address=Method(partial(address, server)))
     monkeypatch.setattr(pool, "handle", Method(lambda name: handle))
     long = SessionOpen("long", (200,) * MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES, SamplingParams(max_tokens=50), SpeculationConfig())
     link.open(long)
