@@ -59,6 +59,13 @@ def is_dismissed(end: socket.socket) -> bool:
         return True
 
 
+def fill_up(ends: list[socket.socket]) -> None:
+    """Take the descriptors that are left."""
+    with pytest.raises(OSError, match="Too many open files"):  # noqa: PT012 until the last is gone
+        while True:
+            ends.append(socket.socket())
+
+
 def num_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -83,9 +90,7 @@ def test_what_killed_hubs_left_behind_goes_with_the_next_start_and_living_ones_s
     other.close()
 
 
-def test_where_the_folder_for_temporary_files_has_a_long_name_there_is_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_the_folder_for_temporary_files_has_a_long_name_there_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
@@ -180,9 +185,7 @@ def test_where_no_descriptor_is_left_a_silent_connection_makes_room(hub: WireHub
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
     try:
-        with pytest.raises(OSError, match="Too many open files"):
-            while True:  # fill the gaps below the limit
-                silent.append(socket.socket())
+        fill_up(silent)
         assert hub.poll(0.0) == []
         assert is_dismissed(silent[0])
     finally:
