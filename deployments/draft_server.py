@@ -132,6 +132,10 @@ class DraftServer:
         return len(self._loop)
 
     @property
+    def num_waiting(self) -> int:
+        return self._loop.num_waiting
+
+    @property
     def num_free_cells(self) -> int:
         return self._engine.num_free_cells
 

@@ -203,6 +203,11 @@ class DraftLoop:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    @property
+    def num_waiting(self) -> int:
+        """Sessions that there was no room for yet."""
+        return len(self._waiting)
+
     def receive(self, message: DraftMessage) -> None:
         self._inbox.put(message)
 

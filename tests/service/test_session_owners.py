@@ -142,7 +142,7 @@ def test_all_cells_come_back_whatever_is_lost_repeated_or_overtaken_and_whoever_
         world.beat(target_id)
         world.deliver(0, keeps=False)
     world.settle()
-    assert len(world.loop) == 0 and not world.loop._waiting
+    assert len(world.loop) == 0 and world.loop.num_waiting == 0
     assert world.engine.num_free_cells == world.engine.num_cells
 
 

@@ -286,6 +286,7 @@ def test_a_killed_targets_cells_come_back_and_the_others_keep_theirs(pool: FakeP
     server._hub.wake()
     until(lambda: server.num_sessions == 1)
     assert server._owners.owner("b") == "other"
+    assert list(server._streams) == ([] if may_wire else ["other"])
     other.close("b")
     until(lambda: server.num_sessions == 0)
     assert server.num_free_cells == server.num_cells

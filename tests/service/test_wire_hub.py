@@ -130,6 +130,17 @@ def test_silent_connections_hold_nobody_up_and_the_oldest_leave(hub: WireHub) ->
     assert num_descriptors() == before - len(silent) - MAX_STRANGERS
 
 
+def test_one_that_speaks_in_the_very_poll_in_which_it_has_to_leave_ends_nothing(hub: WireHub) -> None:
+    oldest = stranger(hub)
+    hub.poll(0.0)
+    silent = [stranger(hub) for _ in range(MAX_STRANGERS)]
+    oldest.send(b"late")
+    hub.poll(0.0)
+    assert is_dismissed(oldest) and not any(map(is_dismissed, silent))
+    for end in (oldest, *silent):
+        end.close()
+
+
 def test_nobody_takes_a_wire_without_the_token_and_a_token_is_good_once(hub: WireHub) -> None:
     good = connected(hub)
     token = hub.invite("target")
