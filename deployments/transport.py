@@ -98,7 +98,7 @@ class RayDraftLink:
         self._vocab_size = vocab_size
         self._find_pool = find_pool
         self._pool: ActorHandle | None = None
-        self._lock = threading.Lock()  # guards the next seven
+        self._lock = threading.Lock()  # guards the next six
         self._sessions: set[str] = set()  # open on the target's side
         self._homes: dict[str, str] = {}  # session -> draft
         self._needs_open: set[str] = set()
@@ -262,6 +262,7 @@ class RayDraftLink:
 
     def _lease(self) -> None:
         retry: set[str] = set()
+        retry_at = 0.0
         released: list[str] = []
         while True:
             try:
@@ -271,10 +272,12 @@ class RayDraftLink:
             batch += [self._requests.get() for _ in range(self._requests.qsize())]
             if any(isinstance(item, Stop) for item in batch):
                 return
-            if retry:
+            if retry and self._clock() >= retry_at:
                 with self._lock:
                     self._needs_open |= retry & self._sessions
                 retry = set()
+            if not retry:
+                retry_at = self._clock() + LEASE_PAUSE_S
             openings = [item for item in batch if isinstance(item, SessionOpen)]
             released += [item.session_id for item in batch if isinstance(item, Release)]
             try:
@@ -331,6 +334,7 @@ class RayDraftLink:
             self._drafts[draft] = handle.receive.options(num_returns=0)  # no answer: the wire or the growth stream tells of a death
             if wire is not None:
                 self._wires[draft] = wire
+        self._waker.wake()  # whoever waits must wait for the new wire, too
         if wire is None:
             threading.Thread(target=self._receive, args=(draft, handle), name=f"growth of {draft}", daemon=True).start()
         return True

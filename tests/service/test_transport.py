@@ -19,7 +19,7 @@ from deployments.config import DraftConfig
 from deployments.draft_server import DraftServer
 from deployments.messages import DraftAddress, Grant, Snapshot
 from deployments.session_owners import TARGET_LOST_AFTER_S
-from deployments.transport import RayDraftLink
+from deployments.transport import LEASE_PAUSE_S, RayDraftLink
 from deployments.wire import MAX_MESSAGE_BYTES, Wire
 from ssd_core.config import EngineConfig, SamplingParams, SpeculationConfig
 from ssd_core.draft_loop import DraftMessage, SessionClose
@@ -54,7 +54,7 @@ class FakePool:
         self.draft = ""
         self.servers: dict[str, DraftServer] = {}
         self.leased: set[str] = set()
-        self.num_met = 0
+        self.num_met = self.num_asked = 0
         self.lease, self.release, self.handle = Method(self._lease), Method(self._release), Method(self._handle)
         self.beat = Method(self._beat)
 
@@ -67,6 +67,7 @@ class FakePool:
     async def _beat(self, *args: object) -> None: ...
 
     def _lease(self, target_id: str, session_ids: Sequence[str], released: Sequence[str]) -> tuple[Grant, ...]:
+        self.num_asked += 1
         if self.draft:
             self.leased |= set(session_ids)
         self._release(released)
@@ -356,24 +357,25 @@ def test_where_no_wire_can_be_had_any_more_growth_comes_by_calls(
     assert not link._wires and list(server._streams) == ["target"]
 
 
-def test_a_draft_that_was_lost_is_not_met_again_before_its_pause_is_over(pool: FakePool) -> None:
+def test_lost_drafts_and_refused_leases_are_tried_again_after_a_pause_and_not_before(
+    pool: FakePool,
+) -> None:
     clock = Clock()
     link = RayDraftLink("target", VOCAB_SIZE, lambda: pool, clock=clock)
+    link.open(opening("s"))  # no draft is to be had
+    until(lambda: pool.num_asked == 1)
+    for number in range(1, 5):  # and others ask meanwhile, with no more luck
+        link.open(opening(f"other{number}"))
+        until(lambda number=number: pool.num_asked == 1 + number)
+        assert link.needs_open() == []
     pool.start("draft")
-    link.open(opening("s"))
+    clock.now += LEASE_PAUSE_S
     until(lambda: reopened(link, "s"))
+    assert pool.num_met == 1
+
     link._wires["draft"]._end.shutdown(socket.SHUT_RDWR)
-    asked = 0
-
-    def ask_again() -> bool:
-        nonlocal asked
-        link.poll_growth()
-        for session_id in link.needs_open():
-            asked += 1
-            link.open(opening(session_id))
-        return asked == 3
-
-    until(ask_again)
+    num_asked = pool.num_asked
+    until(lambda: reopened(link) and pool.num_asked > num_asked)
     assert pool.num_met == 1 and not link.has_draft("s")
     clock.now += 1.0
     until(lambda: reopened(link, "s"))
