@@ -89,7 +89,7 @@ class Message:
 
 
 class DraftServer:
-    """Any thread may call `receive`, `growth` and `invite`; sessions and wires are the loop's thread's."""
+    """Any thread may call `receive`, `growth` and `invite`; one thread runs the loop."""
 
     def __init__(self, config: DraftConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         engine = load_engine(config.engine)

@@ -1,9 +1,9 @@
 """Which target holds which session at one draft. Decides only: no clock, no loop.
 
-A target says about once a second which sessions it holds (`SessionsHeld`), and what it does not name
-ends. So a close that is lost, repeated or overtaken by its opening costs room for a second at most,
-and a target that is not heard of for `TARGET_LOST_AFTER_S` holds nothing any more. A session that is
-dropped by mistake is unknown when its next outcome comes, and is opened again.
+A target says about once a second which sessions it holds (`SessionsHeld`), and what it does not
+name ends. So a close that is lost, repeated or overtaken by its opening costs room until the next
+beat, and a target that is not heard of for `TARGET_LOST_AFTER_S` holds nothing any more. A session
+that is dropped by mistake is unknown when its next outcome comes, and is opened again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SessionOwners:
         return self._owners.get(session_id)
 
     def admit(self, target_id: str, orders: Iterable[Order], now: float) -> list[DraftMessage]:
-        """What the draft's loop has to hear of it. An order for another target's session is refused."""
+        """What the draft's loop has to hear. An order for another target's session is refused."""
         self._heard_at[target_id] = now
         admitted: list[DraftMessage] = []
         for order in orders:

@@ -55,7 +55,7 @@ class Wire:
         return True
 
     def receive(self) -> list[bytes] | None:
-        """The messages that have come, MAX_MESSAGES_AT_ONCE at most; None once the other side is gone."""
+        """Messages that have come, MAX_MESSAGES_AT_ONCE at most; None once the other side is gone."""
         messages: list[bytes] = []
         while len(messages) < MAX_MESSAGES_AT_ONCE:
             try:

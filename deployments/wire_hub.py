@@ -32,7 +32,7 @@ _LONGEST_PATH = 107
 
 
 class WireHub:
-    """Everybody who connected, by name. Any thread may call `invite` and `wake`; the rest is for one."""
+    """Everybody who connected, by name. Any thread may call `invite` and `wake`, one the rest."""
 
     def __init__(self) -> None:
         self._invited: dict[str, str] = {}  # name -> token
@@ -84,7 +84,7 @@ class WireHub:
         return []
 
     def _accept(self) -> Taken:
-        for _ in range(MAX_STRANGERS):  # the rest waits for the next poll: the good wires come first
+        for _ in range(MAX_STRANGERS):  # the rest waits for the next poll
             try:
                 end, _ = self._listener.accept()
             except BlockingIOError:
@@ -164,7 +164,8 @@ def _listen() -> tuple[socket.socket, str]:
     listener.setblocking(False)
     listener.bind(str(folder / "new"))
     listener.listen()
-    path = (folder / "new").rename(folder / _SOCKET)  # who sees it can connect to it: `_tidy` goes by that
+    # `_tidy` goes by it that whoever sees a socket of this name can connect to it.
+    path = (folder / "new").rename(folder / _SOCKET)
     return listener, str(path)
 
 

@@ -1,4 +1,4 @@
-"""A draft without room lets sessions wait, and takes them up when others end: no message asks it to."""
+"""A draft without room has sessions wait, and takes them up when others end, unasked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A process of the draft's user that has no business at its socket. Arguments: a target's id, the sockets' paths.
+"""A process of the draft's user that has no business at its socket.
 
-It connects silently, under the target's name, with garbage, and closes again; says so; and keeps its silent connections
-until its standard input ends."""
+It connects silently, under a target's name, with garbage, and closes again; says so; and keeps its
+silent connections until its standard input ends. Arguments: the target's id, the sockets' paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever becomes of messages and targets, a draft holds in the end what living targets say that they have with it."""
+"""Whatever becomes of messages and targets, a draft holds in the end what living targets name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The draft's socket: whoever connects and whatever they send, the hub's loop lives, no wire is taken, good wires go on."""
+"""Whoever connects to the draft's socket, and whatever they send: the loop lives, good wires go on."""
 
 from __future__ import annotations
 
