@@ -19,7 +19,7 @@ from ssd_core.draft_loop import DraftMessage, SessionClose
 from ssd_core.errors import SSDError
 from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
 
-_CLOSE, _OPEN, _OUTCOME = 1, 2, 3
+_CLOSE, _OPEN, _OUTCOME, _HELD = 1, 2, 3, 4
 _COLUMNS = "<%dQ%dI%dd"
 """Of a growth's children: parents' ids, tokens, edge probabilities."""
 _CHILD_BYTES = struct.calcsize(_COLUMNS % (1, 1, 1))
@@ -33,25 +33,37 @@ class CodecError(SSDError):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionsHeld:
+    """Target to draft: all sessions that the target has with this draft now."""
+
+    session_ids: tuple[str, ...]
+
+
+Order = DraftMessage | SessionsHeld
+
+
+@dataclass(frozen=True, slots=True)
 class Orders:
     """One message to a draft. Those of one target are applied in the order it sent them."""
 
-    orders: tuple[DraftMessage, ...]
+    orders: tuple[Order, ...]
     sent_at: float
     """time.time() when the target's loop handed over the oldest of them."""
 
 
-def encode_orders(orders: Sequence[DraftMessage], sent_at: float) -> bytes:
+def encode_orders(orders: Sequence[Order], sent_at: float) -> bytes:
     data: bytes = msgpack.packb((sent_at, [_order(order) for order in orders]))
     return data
 
 
-def _order(order: DraftMessage) -> tuple[object, ...]:
+def _order(order: Order) -> tuple[object, ...]:
     if isinstance(order, Outcome):
         return (_OUTCOME, order.session_id, order.base_length, order.tokens, order.submitted)
     if isinstance(order, SessionOpen):
         parameters = (model.model_dump_json(exclude_defaults=True) for model in (order.sampling, order.speculation))
         return (_OPEN, order.session_id, order.num_prompt_tokens, order.tokens, *parameters)
+    if isinstance(order, SessionsHeld):
+        return (_HELD, order.session_ids)
     return (_CLOSE, order.session_id)
 
 
@@ -62,7 +74,7 @@ def decode_orders(data: bytes, vocab_size: int) -> Orders:
     return Orders(tuple(_decode_order(order, vocab_size) for order in orders), sent_at)
 
 
-def _decode_order(order: Any, vocab_size: int) -> DraftMessage:
+def _decode_order(order: Any, vocab_size: int) -> Order:
     kind = order[0] if type(order) is tuple and order else None
     if kind == _OUTCOME:
         _, session_id, base_length, tokens, submitted = _typed(order, int, str, int, tuple, tuple)
@@ -79,6 +91,9 @@ def _decode_order(order: Any, vocab_size: int) -> DraftMessage:
         if len(tokens) > num_prompt_tokens + sampling.max_tokens:
             raise CodecError(f"{len(tokens)} tokens of {session_id!r}, which may have {num_prompt_tokens} + {sampling.max_tokens}")
         return SessionOpen(session_id, _tokens(tokens, vocab_size), num_prompt_tokens, sampling, speculation)
+    if kind == _HELD:
+        _, session_ids = _typed(order, int, tuple)
+        return SessionsHeld(_all_of(str, session_ids))
     _, session_id = _typed(order, int, str)
     if kind != _CLOSE:
         raise CodecError(f"unknown kind {kind}")

@@ -49,14 +49,13 @@ class DraftActor:
         """Also: the model is loaded."""
         return self._server.vocab_size
 
-    def address(self) -> DraftAddress:
-        return DraftAddress(ray.get_runtime_context().get_node_id(), self._server.path)
+    def address(self, target_id: str) -> DraftAddress:
+        """Where the target may connect once; what it had before ends."""
+        token = self._server.invite(target_id)
+        return DraftAddress(ray.get_runtime_context().get_node_id(), self._server.path, token)
 
     def spans(self) -> tuple[Span, ...]:
         return self._server.spans
-
-    def forget(self, target_id: str) -> None:
-        self._server.forget(target_id)
 
     def snapshot(self) -> Snapshot:
         """The pool asks for it each second."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from autoscale.draft_scaler import DraftTotals
-from deployments.codec import CodecError, decode_orders, encode_report
+from deployments.codec import CodecError, Orders, decode_orders, encode_report
 from deployments.config import DraftConfig
 from deployments.engines import load_engine, load_tokenizer, spin_up
 from deployments.loop_thread import LoopThread
-from deployments.wire import WireHub
-from ssd_core.draft_loop import DraftLoop, SessionClose
+from deployments.session_owners import SessionOwners
+from deployments.wire_hub import WireHub
+from ssd_core.draft_loop import DraftLoop
 from ssd_core.engine.base import Engine
 from ssd_core.engine.measure import measure_step_times
 from ssd_core.loop_stats import Histogram
@@ -78,10 +80,18 @@ def _measured_steps(engine: Engine, config: DraftConfig) -> StepTimes:
     return measure_step_times(engine, sizes or [1], STEP_CONTEXT, STEP_REPEATS)
 
 
-class DraftServer:
-    """`receive`, `growth`, `forget` from any thread."""
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one target said."""
 
-    def __init__(self, config: DraftConfig) -> None:
+    target_id: str
+    orders: Orders
+
+
+class DraftServer:
+    """Any thread may call `receive`, `growth` and `invite`; one thread runs the loop."""
+
+    def __init__(self, config: DraftConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         engine = load_engine(config.engine)
         spin_up(engine)
         self._engine = engine
@@ -92,9 +102,11 @@ class DraftServer:
             max_step_nodes=config.max_step_nodes,
             prefill_chunk_tokens=config.engine.prefill_chunk_tokens,
         )
+        self._clock = clock
         self._streams: dict[str, ReportStream] = {}
         self._hub = WireHub()
-        self._owners: dict[str, str] = {}  # session id -> target id
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._owners = SessionOwners()
         self.num_garbage = 0
         self.order_delay = Histogram()
         self.busy_s = 0.0
@@ -118,6 +130,10 @@ class DraftServer:
     @property
     def num_sessions(self) -> int:
         return len(self._loop)
+
+    @property
+    def num_waiting(self) -> int:
+        return self._loop.num_waiting
 
     @property
     def num_free_cells(self) -> int:
@@ -151,40 +167,39 @@ class DraftServer:
 
     def receive(self, target_id: str, data: bytes) -> None:
         """Orders of one target, in the order it sent them."""
-        self._take(target_id, data)
+        self._put(target_id, self._decoded(target_id, data))
+
+    def growth(self, target_id: str) -> Iterator[bytes]:
+        """The messages for a target, until it is lost or meets this draft anew."""
+        self._end_stream(target_id)
+        stream = self._streams[target_id] = ReportStream()
+        self._put(target_id, Orders((), time.time()))  # whoever listens is there
+        return stream.messages()
+
+    def invite(self, target_id: str) -> str:
+        """The token with which the target may connect to `path` once. Its stream ends."""
+        self._end_stream(target_id)
+        return self._hub.invite(target_id)
+
+    def _put(self, target_id: str, orders: Orders) -> None:
+        self._inbox.put(Message(target_id, orders))
         self._hub.wake()
 
-    def _take(self, target_id: str, data: bytes) -> None:
+    def _decoded(self, target_id: str, data: bytes) -> Orders:
+        """Without orders, if the data is no message."""
         try:
-            message = decode_orders(data, self.vocab_size)
+            orders = decode_orders(data, self.vocab_size)
         except CodecError as error:
             self.num_garbage += 1
             logger.warning("dropped a message of %s: %s", target_id, error)
-            return
-        self.order_delay.add(max(0.0, time.time() - message.sent_at))
-        for order in message.orders:
-            if isinstance(order, SessionClose):
-                self._owners.pop(order.session_id, None)
-            else:
-                self._owners[order.session_id] = target_id
-            self._loop.receive(order)
+            return Orders((), time.time())
+        self.order_delay.add(max(0.0, time.time() - orders.sent_at))
+        return orders
 
-    def growth(self, target_id: str) -> Iterator[bytes]:
-        """The messages for a target, for as long as it is not forgotten. A second call for it ends the first."""
-        stream = ReportStream()
-        old, self._streams[target_id] = self._streams.get(target_id), stream
-        if old is not None:
-            old.close()
-        return stream.messages()
-
-    def forget(self, target_id: str) -> None:
-        """The target is gone: end its stream and its sessions."""
+    def _end_stream(self, target_id: str) -> None:
         stream = self._streams.pop(target_id, None)
         if stream is not None:
             stream.close()
-        for session_id in [session for session, owner in list(self._owners.items()) if owner == target_id]:
-            self._owners.pop(session_id, None)
-            self._loop.receive(SessionClose(session_id))
 
     def stop(self) -> None:
         self._thread.stop()
@@ -196,8 +211,18 @@ class DraftServer:
         self._loop.timeline.turn(Activity.HOST)
 
     def _read(self, timeout_s: float) -> None:
+        now = self._clock()
         for target_id, data in self._hub.poll(timeout_s):
-            self._take(target_id, data)
+            self._inbox.put(Message(target_id, self._decoded(target_id, data)))
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            for order in self._owners.admit(message.target_id, message.orders.orders, now):
+                self._loop.receive(order)
+        for target_id in self._owners.lost(now):
+            logger.warning("%s has not been heard of for a while: its sessions end", target_id)
+            self._end_stream(target_id)
+            for close in self._owners.forget(target_id):
+                self._loop.receive(close)
 
     def _step(self) -> bool:
         self._read(0.0)
@@ -218,14 +243,12 @@ class DraftServer:
         """Each target's part. With several targets the cost is shared out by the number of growths; that of a step without any, which reads
         the beginning of a long prompt, equally. A step counts for every target it served."""
         targets = {*self._streams, *self._hub.names}
-        if len(targets) == 1:
-            return {targets.pop(): report}
         growths: dict[str, list[Growth]] = {}
         unknown: dict[str, list[str]] = {}
         for growth in report.growths:
-            growths.setdefault(self._owners.get(growth.session_id, ""), []).append(growth)
+            growths.setdefault(self._owners.owner(growth.session_id) or "", []).append(growth)
         for session_id in report.unknown_sessions:
-            unknown.setdefault(self._owners.get(session_id, ""), []).append(session_id)
+            unknown.setdefault(self._owners.owner(session_id) or "", []).append(session_id)
         parts: dict[str, GrowthReport] = {}
         receivers = growths.keys() | unknown.keys() or targets
         for target_id in receivers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -76,10 +76,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class DraftAddress:
-    """Where a draft listens for targets of its node (wire.py)."""
+    """Where a draft listens for targets of its node (wire_hub.py)."""
 
     node_id: str
     path: str
+    token: str = field(repr=False)
+    """Lets the target that asked connect once."""
 
 
 @dataclass(frozen=True, slots=True)

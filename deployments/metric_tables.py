@@ -152,6 +152,7 @@ LINK = (
 """Of LinkCounters."""
 DRAFT = (
     gauge("ssd_draft_sessions", "num_sessions", "sessions", "That this draft grows for"),
+    gauge("ssd_draft_sessions_waiting", "num_waiting", "sessions", "Sessions that wait for room in the draft's KV"),
     gauge("ssd_draft_kv_cells", "num_cells", "cells", "Of its KV"),
     gauge("ssd_draft_kv_cells_free", "num_free_cells", "cells", "That no session holds"),
     gauge("ssd_draft_flops_per_node", "flops_per_node", "operations", "Of the draft, for a node"),

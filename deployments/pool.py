@@ -26,14 +26,13 @@ from deployments.messages import Grant, PoolStatus, Sample, Snapshot
 from deployments.metric_tables import POOL
 from deployments.metrics import samples
 from deployments.ray_metrics import publish_forever
+from deployments.session_owners import TARGET_LOST_AFTER_S
 from ssd_core.loop_stats import LoopStats
 from ssd_core.timeline import Span
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_PERIOD_S = 1.0
-TARGET_LOST_AFTER_S = 10.0
-"""A target that has not been heard of for so long is gone: its sessions are given back. It beats each second."""
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses before the next try to start a draft after one, two, ... failed; the last one repeats."""
 
@@ -183,8 +182,6 @@ class SpeculatorPool:
                 del self._heard[target_id]
                 self._snapshots.pop(target_id, None)
                 self._leases.release_target(target_id)
-                for handle in self._handles.values():
-                    handle.forget.remote(target_id)
             self._scale()
             self._act()
             for handle in list(self._handles.values()):

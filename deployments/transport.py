@@ -3,8 +3,9 @@
 All outcomes of a round leave as one message per draft. To a draft on the same node they go over a wire (wire.py), from the engine's
 thread and back into it. To any other the engine's thread only puts to a queue and takes from a deque; behind these one thread sends
 orders by actor calls and one per draft receives growth, as the items of a streaming call: each a Ray object, brought here by Ray. A
-further thread asks the pool for leases. A draft that dies takes its sessions' homes with it: `has_draft` is False from then on, and
-`needs_open` lists them once another can be had.
+further thread asks the pool for leases. A draft that cannot be heard any more, its process dead or its wire broken, is met anew or
+replaced, as the pool says: its sessions have no home from then on, `has_draft` is False, and `needs_open` lists them once. With each
+beat every draft hears which sessions this target has with it, and ends whatever else it holds for it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import RayError
 
-from deployments.codec import CodecError, decode_report, encode_orders
+from deployments.backoff import Backoff
+from deployments.codec import CodecError, Order, SessionsHeld, decode_report, encode_orders
 from deployments.messages import DraftAddress, Grant, Snapshot
 from deployments.wire import Waker, Wire
 from ssd_core.draft_loop import DraftMessage, SessionClose
@@ -41,6 +43,11 @@ POOL_TIMEOUT_S = 5.0
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Ends a thread that reads a queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Has the sender tell each draft which sessions it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,7 @@ class LinkCounters:
     bytes_received: int = 0
     garbage: int = 0
     drafts_lost: int = 0
+    """Times that a draft died, or the way to it broke."""
     growth_delay: Histogram = field(default_factory=Histogram)
     """From the end of the growth step to the report's arrival here."""
     send_s: float = 0.0
@@ -74,8 +82,17 @@ class LinkCounters:
 class RayDraftLink:
     """`find_pool` looks the pool's handle up anew: it changes when Serve restarts it."""
 
-    def __init__(self, target_id: str, vocab_size: int, find_pool: Callable[[], ActorHandle], *, may_wire: bool = True) -> None:
+    def __init__(
+        self,
+        target_id: str,
+        vocab_size: int,
+        find_pool: Callable[[], ActorHandle],
+        *,
+        may_wire: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`may_wire`: drafts of this node are reached over a wire."""
+        self._clock = clock
         self._target_id = target_id
         self._may_wire = may_wire
         self._vocab_size = vocab_size
@@ -87,9 +104,9 @@ class RayDraftLink:
         self._needs_open: set[str] = set()
         self._drafts: dict[str, Any] = {}  # name -> its `receive`, with options set once: a call is on the path of every round
         self._wires: dict[str, Wire] = {}  # name -> connection, for drafts of this node
-        self._dead: set[str] = set()
+        self._backoff = Backoff()  # of drafts that were lost
         self._called: set[str] = set()  # the sender's: sessions opened by actor call
-        self._orders: queue.SimpleQueue[DraftMessage | RoundOutcomes | Stop] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[DraftMessage | RoundOutcomes | Beat | Stop] = queue.SimpleQueue()
         self._requests: queue.SimpleQueue[SessionOpen | Release | Stop] = queue.SimpleQueue()
         self._reports: deque[GrowthReport] = deque()
         self._waker = Waker()
@@ -143,8 +160,10 @@ class RayDraftLink:
         return session_id in self._homes
 
     def wait(self, timeout_s: float) -> None:
-        readers: list[Waker | Wire] = [self._waker, *self._wires.values()]
-        select.select(readers, (), (), timeout_s)
+        poller = select.poll()
+        for number in (self._waker.fileno(), *(wire.fileno() for wire in list(self._wires.values()))):
+            poller.register(number, select.POLLIN)
+        poller.poll(1000 * timeout_s)
         self._waker.clear()
 
     def wake(self) -> None:
@@ -163,8 +182,9 @@ class RayDraftLink:
         self._requests.put(Stop())
 
     async def beat(self, snapshot: Snapshot) -> None:
-        """Tell the pool what this target holds, and wait for its answer: where nothing runs, that is how its death is noticed, and the
-        first beat sets a new pool to work."""
+        """Tell drafts and pool what this target holds, and wait for the pool's answer: where nothing runs, that is how its death is
+        noticed, and the first beat sets a new pool to work."""
+        self._orders.put(Beat())
         with self._lock:
             sessions = tuple(self._sessions)
         try:
@@ -181,25 +201,28 @@ class RayDraftLink:
             batch += [self._orders.get() for _ in range(self._orders.qsize())]
             began = time.perf_counter()
             sent_at = min((item.queued_at for item in batch if isinstance(item, RoundOutcomes)), default=time.time())
-            for draft, orders in self._by_draft(batch).items():
+            by_draft = self._by_draft(batch)
+            if any(isinstance(item, Beat) for item in batch):
+                self._add_held(by_draft)
+            for draft, orders in by_draft.items():
                 self._send_in_order(draft, orders, sent_at)
             self._called.difference_update(item.session_id for item in batch if isinstance(item, SessionClose))
             self.counters.send_s += time.perf_counter() - began
             if any(isinstance(item, Stop) for item in batch):
                 return
 
-    def _send_in_order(self, draft: str, orders: Sequence[DraftMessage], sent_at: float) -> None:
+    def _send_in_order(self, draft: str, orders: Sequence[Order], sent_at: float) -> None:
         """The wire is faster than a call: a close that overtook its opening would leave the session with the draft, so it goes the way
         the opening went."""
         follows_a_call = any(isinstance(order, SessionClose) and order.session_id in self._called for order in orders)
         if not self._transmit(draft, orders, sent_at, may_wire=not follows_a_call):
             self._called.update(order.session_id for order in orders if isinstance(order, SessionOpen))
 
-    def _transmit(self, draft: str, orders: Sequence[DraftMessage], sent_at: float, *, may_wire: bool = True) -> bool:
+    def _transmit(self, draft: str, orders: Sequence[Order], sent_at: float, *, may_wire: bool = True) -> bool:
         """One message, by wire (True) where there is one and it takes it, by actor call otherwise."""
         wire, receive = self._wires.get(draft), self._drafts.get(draft)
         if receive is None:
-            return False  # it died this moment
+            return False  # it was lost this moment
         data = encode_orders(orders, sent_at)
         is_wired = may_wire and wire is not None and wire.send(data)
         if not is_wired:
@@ -208,12 +231,21 @@ class RayDraftLink:
         self.counters.bytes_sent += len(data)
         return is_wired
 
-    def _by_draft(self, batch: Iterable[DraftMessage | RoundOutcomes | Stop]) -> dict[str, list[DraftMessage]]:
+    def _add_held(self, by_draft: dict[str, list[Order]]) -> None:
+        """To the orders of each draft, which sessions it has: those that the orders open, too."""
+        with self._lock:
+            held: dict[str, list[str]] = {draft: [] for draft in self._drafts}
+            for session_id, home in self._homes.items():
+                held[home].append(session_id)
+        for draft, session_ids in held.items():
+            by_draft.setdefault(draft, []).append(SessionsHeld(tuple(session_ids)))
+
+    def _by_draft(self, batch: Iterable[DraftMessage | RoundOutcomes | Beat | Stop]) -> dict[str, list[Order]]:
         """Orders by the draft that must hear them. Without one they are dropped: the next ones repeat what matters."""
-        orders: dict[str, list[DraftMessage]] = {}
+        orders: dict[str, list[Order]] = {}
         with self._lock:
             for item in batch:
-                if isinstance(item, Stop):
+                if isinstance(item, Beat | Stop):
                     continue
                 for order in item.outcomes if isinstance(item, RoundOutcomes) else (item,):
                     home = self._homes.get(order.session_id)
@@ -230,6 +262,7 @@ class RayDraftLink:
 
     def _lease(self) -> None:
         retry: set[str] = set()
+        retry_at = 0.0
         released: list[str] = []
         while True:
             try:
@@ -239,10 +272,12 @@ class RayDraftLink:
             batch += [self._requests.get() for _ in range(self._requests.qsize())]
             if any(isinstance(item, Stop) for item in batch):
                 return
-            if retry:
+            if retry and self._clock() >= retry_at:
                 with self._lock:
                     self._needs_open |= retry & self._sessions
                 retry = set()
+            if not retry:
+                retry_at = self._clock() + LEASE_PAUSE_S
             openings = [item for item in batch if isinstance(item, SessionOpen)]
             released += [item.session_id for item in batch if isinstance(item, Release)]
             try:
@@ -264,38 +299,53 @@ class RayDraftLink:
         grants: tuple[Grant, ...] = ray.get(pool.lease.remote(self._target_id, tuple(by_session), released), timeout=POOL_TIMEOUT_S)
         failed: set[str] = set()
         for grant in grants:
-            if not grant.draft or grant.draft in self._dead or not self._meet(pool, grant.draft):
+            if grant.draft and self._meet(pool, grant.draft) and self._move_in(grant):
+                self._orders.put(by_session[grant.session_id])
+            else:
                 failed.add(grant.session_id)
-                continue
-            with self._lock:
-                if grant.session_id in self._sessions and grant.draft in self._drafts:
-                    self._homes[grant.session_id] = grant.draft
-            self._orders.put(by_session[grant.session_id])
         return failed
 
+    def _move_in(self, grant: Grant) -> bool:
+        """False: the draft was lost since it was met. A session that has ended meanwhile gets no home."""
+        with self._lock:
+            if grant.draft in self._drafts and grant.session_id in self._sessions:
+                self._homes[grant.session_id] = grant.draft
+            return grant.draft in self._drafts
+
     def _meet(self, pool: ActorHandle, draft: str) -> bool:
-        """Get to know a draft: its handle, and a thread for its growth. False: it is gone already."""
-        if draft in self._drafts:
-            return True
+        """Get to know a draft: its handle, and a wire or a thread for its growth. False: it is gone, does not answer, or was lost a
+        moment ago."""
+        with self._lock:
+            if draft in self._drafts:
+                return True
+            if not self._backoff.may_try(draft, self._clock()):
+                return False
         handle: ActorHandle | None = ray.get(pool.handle.remote(draft), timeout=POOL_TIMEOUT_S)
         if handle is None:
             return False
-        wire = self._connect(handle) if self._may_wire else None
+        try:
+            wire = self._connect(handle) if self._may_wire else None
+        except RayError as error:
+            logger.warning("%s does not answer: %s", draft, str(error).partition("\n")[0])
+            with self._lock:
+                self._backoff.failed(draft, self._clock())
+            return False
         with self._lock:
             self._drafts[draft] = handle.receive.options(num_returns=0)  # no answer: the wire or the growth stream tells of a death
             if wire is not None:
                 self._wires[draft] = wire
+        self._waker.wake()  # whoever waits must wait for the new wire, too
         if wire is None:
             threading.Thread(target=self._receive, args=(draft, handle), name=f"growth of {draft}", daemon=True).start()
         return True
 
     def _connect(self, draft: ActorHandle) -> Wire | None:
         """A wire, if the draft is on this node."""
-        address: DraftAddress = ray.get(draft.address.remote(), timeout=POOL_TIMEOUT_S)
+        address: DraftAddress = ray.get(draft.address.remote(self._target_id), timeout=POOL_TIMEOUT_S)
         if address.node_id != ray.get_runtime_context().get_node_id():
             return None
         try:
-            return Wire.connect(address.path, self._target_id)
+            return Wire.connect(address.path, address.token)
         except OSError as error:  # another container on the same node, say
             logger.warning("no wire to %s: %s", address.path, error)
             return None
@@ -314,7 +364,7 @@ class RayDraftLink:
             for reference in stream:
                 self._take(ray.get(reference))
                 self._waker.wake()
-        except (RayActorError, GetTimeoutError) as error:
+        except RayError as error:
             logger.warning("lost %s: %s", draft, str(error).partition("\n")[0])
         finally:
             self._lose(draft)
@@ -332,11 +382,11 @@ class RayDraftLink:
         self._reports.append(report)
 
     def _lose(self, draft: str) -> None:
-        """The draft is gone: its sessions have none from now on, and ask for another."""
+        """The draft is not heard any more: its sessions have none from now on, and ask for one."""
         with self._lock:
             del self._drafts[draft]
             wire = self._wires.pop(draft, None)
-            self._dead.add(draft)
+            self._backoff.failed(draft, self._clock())
             lost = {session_id for session_id, home in self._homes.items() if home == draft}
             for session_id in lost:
                 del self._homes[session_id]

@@ -10,7 +10,7 @@ import queue
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
@@ -192,7 +192,8 @@ class DraftLoop:
         self.timeline = Timeline(clock)
         self._inbox: queue.SimpleQueue[DraftMessage] = queue.SimpleQueue()
         self._sessions: dict[str, DraftSession] = {}
-        self._refused: set[str] = set()
+        self._waiting: dict[str, SessionOpen] = {}
+        """Sessions there was no room for, the oldest first, with all tokens told since: each close may let some in."""
         self._step_cost = LinearFit((1.0, STEP_S), slope=STEP_S / 20, doubt=1.0)
         """Seconds of a growth step over its nodes."""
         self._learned: dict[SessionKind, Learned] = defaultdict(Learned)
@@ -201,6 +202,11 @@ class DraftLoop:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sessions that there was no room for yet."""
+        return len(self._waiting)
 
     def receive(self, message: DraftMessage) -> None:
         self._inbox.put(message)
@@ -239,28 +245,39 @@ class DraftLoop:
         while not self._inbox.empty():
             match self._inbox.get():
                 case SessionOpen() as opening:
-                    self._open(opening)
+                    said.extend(self._open(opening))
                 case SessionClose(session_id):
                     self._close(session_id)
+                    self._let_in()
                 case Outcome(session_id=session_id) as outcome if session_id in self._sessions:
                     if not self._apply(self._sessions[session_id], outcome):
                         unknown.append(session_id)
-                case Outcome(session_id=session_id) as outcome if session_id in self._refused:
-                    said.append(Growth(session_id, outcome.length, (), (), (), is_exhausted=True))
+                case Outcome(session_id=session_id) as outcome if session_id in self._waiting:
+                    if self._keep_waiting(outcome):
+                        said.append(_nothing_grown(self._waiting[session_id]))
+                    else:
+                        unknown.append(session_id)
                 case Outcome(session_id=session_id):
                     unknown.append(session_id)
         said.extend(self._exhausted_notices())
         return said, unknown
 
-    def _open(self, opening: SessionOpen) -> None:
+    def _open(self, opening: SessionOpen) -> list[Growth]:
+        """Take the session up, or have it wait for room and say that nothing is grown for it."""
         self._close(opening.session_id)
+        if self._take_up(opening):
+            return []
+        self._waiting[opening.session_id] = opening
+        return [_nothing_grown(opening)]
+
+    def _take_up(self, opening: SessionOpen) -> bool:
+        """False: there is no room for it now."""
         sampling = opening.sampling
         longest = opening.num_prompt_tokens + sampling.max_tokens
         try:
             self._engine.open(opening.session_id, longest + opening.speculation.growth_limit + 1)
         except CapacityError:
-            self._refused.add(opening.session_id)
-            return
+            return False
         engine = self._engine
         kind = SessionKind(opening.speculation.preset, sampling.temperature == 0, uses_rejection(sampling, opening.speculation))
         rule = TokenRule(
@@ -273,9 +290,27 @@ class DraftLoop:
             has_noise=not kind.draws,
         )
         self._sessions[opening.session_id] = DraftSession(opening, rule, kind, self._learned[kind], engine.max_model_len)
+        return True
+
+    def _keep_waiting(self, outcome: Outcome) -> bool:
+        """Note what a session that waits for room has committed. False if tokens before it are missing here: it waits no more."""
+        opening = self._waiting[outcome.session_id]
+        length = len(opening.tokens)
+        if outcome.base_length > length:
+            del self._waiting[outcome.session_id]
+            return False
+        tokens = opening.tokens + outcome.tokens[length - outcome.base_length :]
+        self._waiting[outcome.session_id] = replace(opening, tokens=tokens)
+        return True
+
+    def _let_in(self) -> None:
+        """Room has been given back: take up those that wait, in order, as far as it goes."""
+        for opening in list(self._waiting.values()):
+            if self._take_up(opening):
+                del self._waiting[opening.session_id]
 
     def _close(self, session_id: str) -> None:
-        self._refused.discard(session_id)
+        self._waiting.pop(session_id, None)
         if self._sessions.pop(session_id, None) is not None:
             self._engine.close(session_id)
 
@@ -478,6 +513,10 @@ class DraftLoop:
         if session.is_exhausted:
             session.told_exhausted_at = len(session.tokens)
         return Growth(session.id, len(session.tokens), tuple(parents), tuple(tokens), tuple(edges), session.is_exhausted, tuple(draws))
+
+
+def _nothing_grown(opening: SessionOpen) -> Growth:
+    return Growth(opening.session_id, len(opening.tokens), (), (), (), is_exhausted=True)
 
 
 def _with_drawn_first(likely: dict[int, float], drawn: int, acceptance: float) -> dict[int, float]:

@@ -9,7 +9,7 @@ import struct
 import msgpack
 import pytest
 
-from deployments.codec import CodecError, Orders, decode_orders, decode_report, encode_orders, encode_report
+from deployments.codec import CodecError, Orders, SessionsHeld, decode_orders, decode_report, encode_orders, encode_report
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.draft_loop import SessionClose
 from ssd_core.types import Draw, Growth, GrowthReport, Outcome, SessionOpen
@@ -18,7 +18,14 @@ VOCAB = 100
 OPENING = SessionOpen(
     "a" * 32, (1, 2, 3, 99), 3, SamplingParams(seed=2**62, logit_bias={5: -1.5}, stop=("é\n",)), SpeculationConfig(preset="ssd")
 )
-ORDERS = (OPENING, Outcome("b", 7, (4, 5), (2**64 - 1, 0)), Outcome("c", 0, (), ()), SessionClose("ünicode"))
+ORDERS = (
+    OPENING,
+    Outcome("b", 7, (4, 5), (2**64 - 1, 0)),
+    Outcome("c", 0, (), ()),
+    SessionClose("ünicode"),
+    SessionsHeld(("b", "ünicode")),
+    SessionsHeld(()),
+)
 DRAWN = Growth("c", 4, (7,), (1,), (0.5,), draws=(Draw(2**64 - 1, 1, (1, 99), (1 / 3, 2 / 3)), Draw(8, 0, (0,), (1.0,))))
 REPORT = GrowthReport(
     (Growth("a", 12, (1, 2**63), (0, 99), (0.0, 1.0)), Growth("b", 3, (), (), (), is_exhausted=True), DRAWN), ("lost",), 3, 17, 0.25, 1.8e9
@@ -116,7 +123,20 @@ def test_a_growth_with_a_field_of_another_type_is_refused(field: int, value: obj
 
 
 @pytest.mark.parametrize(
-    "order", [7, (), (9, "a"), (1, 2), (3, "a", -1, (), ()), (3, "a", 0, (1.5,), ()), (3, "a", 0, (), ("x",)), (2, "a", 1, (), "{}", "{}")]
+    "order",
+    [
+        7,
+        (),
+        (9, "a"),
+        (1, 2),
+        (3, "a", -1, (), ()),
+        (3, "a", 0, (1.5,), ()),
+        (3, "a", 0, (), ("x",)),
+        (2, "a", 1, (), "{}", "{}"),
+        (4, "a"),
+        (4, ("a", 1)),
+        (4,),
+    ],
 )
 def test_an_order_of_another_shape_is_refused(order: object) -> None:
     with pytest.raises(CodecError):

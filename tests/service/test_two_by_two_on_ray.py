@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,9 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.affinity import ReplicaLoad, ranked
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from deployments.engines import load_engine, load_tokenizer
+from deployments.wire import Wire
 from ssd_core.config import EngineConfig, SpeculationConfig
 from ssd_core.generate import Pair
 from ssd_core.types import StepTimes
+from tests.service import rogue
 from tests.service.on_ray import APP, PROMPT, Heard, Running, eventually, listen, running_service
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(150)]
@@ -332,6 +336,70 @@ async def test_a_killed_replica_ends_its_own_streams_only_and_returns(service: R
     await eventually(partial(is_whole, service, client), 60)
     assert victim not in (await Numbers.read(client)).replicas
     await all_exact(client, wanted)
+
+
+async def test_strangers_at_the_drafts_sockets_and_broken_wires_cost_no_token_and_no_draft(
+    service: Running, client: httpx.AsyncClient, pair: Pair
+) -> None:
+    pool, before = await service.pool(), await service.pool_status()
+    numbers = await Numbers.read(client)
+    drafts = [await pool.handle.remote(name) for name in before.drafts]
+    paths = [(await draft.address.remote("nobody")).path for draft in drafts]
+    wanted = await spread_evenly(client, cases(pair, 16, 250))
+    command = [sys.executable, rogue.__file__, min(numbers.replicas), *paths]
+    processes: list[subprocess.Popen[str]] = []
+    starter = Once(20, lambda: processes.append(started(command)))
+    wires: list[Wire] = []
+    try:
+        await all_exact(client, wanted, starter)
+        said = await asyncio.to_thread(processes[0].stdout.readline)  # type: ignore[union-attr]
+        assert said == f"{rogue.NUM_ROUNDS * len(paths)}\n", "nothing stopped it"
+        await assert_hits(client, wanted)  # its silent connections are still there
+        lost = "ssd_link_drafts_lost_total"
+        assert (await Numbers.read(client)).total(lost) == numbers.total(lost)
+
+        async def take_the_wires() -> None:
+            """By Ray's leave, which strangers do not have. The targets must connect anew."""
+            for draft, target_id in itertools.product(drafts, numbers.replicas):
+                address = await draft.address.remote(target_id)
+                wires.append(Wire.connect(address.path, address.token))
+
+        taking: list[asyncio.Task[None]] = []
+        await all_exact(client, wanted, Once(20, lambda: taking.append(asyncio.ensure_future(take_the_wires()))))
+        await taking[0]
+        await assert_hits(client, wanted)
+        for wire in wires:
+            while growth := wire.receive():
+                pass  # it came before the target was back
+            assert growth is None, "the target has its place again"
+        assert (await Numbers.read(client)).total(lost) - numbers.total(lost) >= len(wires)
+    finally:
+        for wire in wires:
+            wire.close()
+        for process in processes:
+            process.communicate("")
+    status = await service.pool_status()
+    assert (status.drafts, status.num_replaced) == (before.drafts, before.num_replaced)
+    await eventually(partial(holds_nothing, service, client), GIVE_BACK_S)
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+async def assert_hits(client: httpx.AsyncClient, wanted: Sequence[Case]) -> None:
+    """Drafted tokens are accepted at both replicas, of both drafts' making."""
+    names = (
+        ("vllm:spec_decode_num_accepted_tokens_total", "replica"),
+        ("ssd_growth_ingested_total", "replica"),
+        ("ssd_draft_nodes_total", "draft"),
+    )
+    before = await Numbers.read(client)
+    await all_exact(client, wanted)
+    after = await Numbers.read(client)
+    for name, label in names:
+        earlier, later = before.of(name, label), after.of(name, label)
+        assert len(later) == 2 and all(later[who] > earlier.get(who, 0) for who in later), (name, earlier, later)
 
 
 async def spread_evenly(client: httpx.AsyncClient, wanted: Sequence[Case]) -> list[Case]:

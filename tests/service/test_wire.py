@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from deployments.wire import MAX_MESSAGE_BYTES, Wire, WireHub
+from deployments.wire import MAX_MESSAGE_BYTES, Wire
+from deployments.wire_hub import WireHub
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def hub():
 
 
 def connected(hub: WireHub, name: str = "target") -> Wire:
-    wire = Wire.connect(hub.path, name)
+    wire = Wire.connect(hub.path, hub.invite(name))
     hub.poll(1.0)
     assert name in hub
     return wire
