@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -13,10 +12,10 @@ from fastapi import FastAPI, Request
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
 
-from deployments.http_errors import ApiError, ErrorInfo, invalid, of_exception
+from deployments.http_errors import ApiError, ErrorInfo, invalid
 from deployments.http_guard import Guard, known_keys
+from deployments.http_streams import EventStream, disconnected
 from deployments.metric_text import CONTENT_TYPE, prometheus_text
 from deployments.openai_requests import ChatFields, CommonFields, CompletionFields, Plan, json_object, validated_body
 from deployments.openai_responses import DONE, ResponseHead, ResponseShapes, event
@@ -24,10 +23,7 @@ from deployments.service import Service
 from ssd_core.config import SamplingParams
 from ssd_core.types import SessionStats
 
-logger = logging.getLogger(__name__)
-
 VERSION = "0.1.0"
-_EVENT_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class TokenizeFields(CommonFields):
@@ -167,60 +163,10 @@ class Routes:
         }
 
 
-class EventStream(Response):
-    """Server-sent events. The status waits for the first event, so that a refusal is a status and not an event.
-
-    A client that leaves ends the source at once; an error in mid-stream is an event, and no [DONE] follows."""
-
-    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
-        self._source = source
-        self.status_code = 200
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self._send(send))
-        leaving = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
-
-    async def _send(self, send: Send) -> None:
-        is_started = False
-        async with aclosing(self._source) as events:
-            try:
-                async for data in events:
-                    if not is_started:
-                        is_started = True
-                        headers = {"content-type": "text/event-stream; charset=utf-8", **_EVENT_STREAM_HEADERS}
-                        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-                        await send({"type": "http.response.start", "status": 200, "headers": raw})
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-            except OSError:
-                return  # the connection is gone
-            except Exception as error:
-                if not is_started:
-                    raise
-                info = of_exception(error)
-                if info.status == 500:
-                    logger.exception("a stream failed")
-                await send({"type": "http.response.body", "body": event(info.body()), "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 async def _unless_disconnected(request: Request, work: Any) -> Any:
     """The result of `work`, cancelled if the client leaves first (nobody reads the answer then)."""
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request.receive))
+    leaving = asyncio.ensure_future(disconnected(request.receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import ErrorDetails
+from starlette.responses import JSONResponse
 
 from deployments.messages import Refusal, RefusalKind
 from ssd_core.errors import SSDError
@@ -37,6 +38,10 @@ class ErrorInfo:
     def body(self) -> dict[str, Any]:
         message = self.message if len(self.message) <= MAX_MESSAGE_CHARACTERS else self.message[:MAX_MESSAGE_CHARACTERS] + "…"
         return {"error": {"message": message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def answer(info: ErrorInfo) -> JSONResponse:
+    return JSONResponse(info.body(), info.status, headers=info.headers)
 
 
 class ApiError(SSDError):
