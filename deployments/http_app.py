@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic import Field
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from deployments.http_errors import ApiError, ErrorInfo, invalid
@@ -73,6 +74,14 @@ def build_http_app(service: Service, *, echo_request_id: bool = True) -> FastAPI
         echo_request_id=echo_request_id,
         count=service.counters.count,
     )
+    if service.config.cors_origins:  # before Guard: a browser asks without a key, and reads errors only with the headers
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.config.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("authorization", "content-type", "x-request-id", "x-session-id"),
+            expose_headers=("retry-after", "x-request-id"),
+        )
     return app
 
 
@@ -136,8 +145,9 @@ class Routes:
         )
         shapes = ResponseShapes(head, plan, self._service.vocabulary)
         if plan.is_stream:
-            return EventStream(self._events(plan, shapes))
-        return JSONResponse(shapes.whole(await _unless_disconnected(request, self._service.run(plan))))
+            return EventStream(self._counted(self._events(plan, shapes)))
+        with self._service.counters.answering():
+            return JSONResponse(shapes.whole(await _unless_disconnected(request, self._service.run(plan))))
 
     async def _events(self, plan: Plan, shapes: ResponseShapes) -> AsyncGenerator[bytes, None]:
         """Raises before the first event what can be answered with a status."""
@@ -150,6 +160,12 @@ class Routes:
         if plan.has_usage_chunk:
             yield event(shapes.usage_piece(stats))
         yield DONE
+
+    async def _counted(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        with self._service.counters.answering():
+            async with aclosing(events):
+                async for data in events:
+                    yield data
 
     def _model(self) -> dict[str, Any]:
         config = self._service.config

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from deployments.assembler import Assembler
@@ -40,10 +40,19 @@ class ServiceCounters:
     requests: dict[tuple[str, int], int] = field(default_factory=dict)
     """By route and status."""
     running: int = 0
+    """Completions and chats that are being answered over HTTP."""
     pieces: int = 0
 
     def count(self, route: str, status: int) -> None:
         self.requests[route, status] = self.requests.get((route, status), 0) + 1
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
 
 
 class Service:

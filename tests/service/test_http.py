@@ -233,14 +233,16 @@ async def test_a_completion_has_openais_shape_and_our_metrics(client: httpx.Asyn
     assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
     assert answer["metrics"]["time_to_first_token_s"] == 0.25
     assert answer["metrics"]["speculative_decoding"] == {
-        "num_drafts": 2,
+        "num_spec_steps": 2,
         "num_draft_tokens": 6,
-        "num_accepted_tokens": 2,
-        "acceptance_length": 5 / 3,
-        "hit_rate": 0.5,
+        "num_accepted_draft_tokens": 2,
+        "mean_acceptance_length": 2.0,
+        "draft_acceptance_rate": 1 / 3,
+        "acceptance_histogram": [1, 0, 1],
         "accepted_per_position": [1, 1],
-        "draft_wait_s": 0.0,
         "rounds": 3,
+        "hit_rate": 0.5,
+        "draft_wait_s": 0.0,
     }
 
 
