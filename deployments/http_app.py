@@ -18,10 +18,10 @@ from deployments.http_errors import ApiError, ErrorInfo, invalid
 from deployments.http_guard import Guard, known_keys
 from deployments.http_streams import EventStream, disconnected
 from deployments.metric_text import CONTENT_TYPE, prometheus_text
-from deployments.openai_requests import ChatFields, CommonFields, CompletionFields, Plan, json_object, validated_body
+from deployments.openai_requests import CommonFields, Plan, json_object, validated_body
 from deployments.openai_responses import DONE, ResponseHead, ResponseShapes, event
+from deployments.openapi import document
 from deployments.service import Service
-from ssd_core.config import SamplingParams
 from ssd_core.types import SessionStats
 
 VERSION = "0.1.0"
@@ -47,15 +47,13 @@ def build_http_app(service: Service, *, echo_request_id: bool = True) -> FastAPI
     app = FastAPI(title="Speculative speculative decoding", version=VERSION, lifespan=lifespan)
     routes = Routes(service)
 
-    def post(path: str, handler: Callable[[Request], Awaitable[Response]], *kinds: type) -> None:
-        schema = {"allOf": [kind.model_json_schema() for kind in kinds]}  # type: ignore[attr-defined]
-        extra = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-        app.add_api_route(path, handler, methods=["POST"], openapi_extra=extra, response_model=None)
+    def add(method: str, path: str, handler: Callable[[Request], Awaitable[Response]]) -> None:
+        app.add_api_route(path, handler, methods=[method], response_model=None)
 
-    post("/v1/completions", routes.completions, CompletionFields, SamplingParams)
-    post("/v1/chat/completions", routes.chat_completions, ChatFields, SamplingParams)
-    post("/tokenize", routes.tokenize, TokenizeFields)
-    post("/detokenize", routes.detokenize, DetokenizeFields)
+    add("POST", "/v1/completions", routes.completions)
+    add("POST", "/v1/chat/completions", routes.chat_completions)
+    add("POST", "/tokenize", routes.tokenize)
+    add("POST", "/detokenize", routes.detokenize)
     for path, handler in (
         ("/v1/models", routes.models),
         ("/v1/models/{model:path}", routes.model),
@@ -64,12 +62,15 @@ def build_http_app(service: Service, *, echo_request_id: bool = True) -> FastAPI
         ("/version", routes.version),
         ("/metrics", routes.metrics),
     ):
-        app.add_api_route(path, handler, methods=["GET"], response_model=None)
+        add("GET", path, handler)
 
+    keys = known_keys(service.config)
+    described = document(app.title, app.version, TokenizeFields, DetokenizeFields, has_keys=bool(keys))
+    app.openapi = lambda: described  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
     app.add_middleware(
         Guard,
-        api_keys=known_keys(service.config),
+        api_keys=keys,
         max_body_bytes=service.config.max_body_bytes,
         echo_request_id=echo_request_id,
         count=service.counters.count,
@@ -93,15 +94,15 @@ class Routes:
         self._started = int(time.time())
 
     async def completions(self, request: Request) -> Response:
-        data = await request.body()
+        data = await _json_bytes(request)
         return await self._generate(request, self._service.parser.completion(data, _session_key(request)))
 
     async def chat_completions(self, request: Request) -> Response:
-        data = await request.body()
+        data = await _json_bytes(request)
         return await self._generate(request, self._service.parser.chat(data, _session_key(request)))
 
     async def tokenize(self, request: Request) -> Response:
-        fields: TokenizeFields = validated_body(TokenizeFields, json_object(await request.body()))
+        fields: TokenizeFields = validated_body(TokenizeFields, json_object(await _json_bytes(request)))
         self._service.parser.check_model(fields.model)
         vocabulary = self._service.vocabulary
         ids = vocabulary.token_ids(fields.prompt, fields.add_special_tokens)
@@ -109,7 +110,7 @@ class Routes:
         return JSONResponse({"count": len(ids), "max_model_len": vocabulary.max_model_len, "tokens": ids, **texts})
 
     async def detokenize(self, request: Request) -> Response:
-        fields: DetokenizeFields = validated_body(DetokenizeFields, json_object(await request.body()))
+        fields: DetokenizeFields = validated_body(DetokenizeFields, json_object(await _json_bytes(request)))
         self._service.parser.check_model(fields.model)
         vocabulary = self._service.vocabulary
         if any(not 0 <= token < vocabulary.size for token in fields.tokens):
@@ -192,6 +193,15 @@ async def _unless_disconnected(request: Request, work: Any) -> Any:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _json_bytes(request: Request) -> bytes:
+    """The body. A content type may be left out; another than JSON's is refused, for a page in a browser can send
+    such a body to any address without asking first (CORS)."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise ApiError(415, f"content-type: {kind!r} is not application/json", "content-type", "unsupported_media_type")
+    return await request.body()
 
 
 def _session_key(request: Request) -> str:

@@ -255,7 +255,7 @@ class RequestParser:
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """A JSON object without its null fields."""
+    """A JSON object without its null fields. Of a name that stands in it twice, the last counts."""
     try:
         body = from_json(data)
     except ValueError as error:

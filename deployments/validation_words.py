@@ -77,10 +77,8 @@ def path_of(location: Sequence[str | int], body: Any) -> Path:
     path: list[str | int] = []
     here = body
     for step in location:
-        if isinstance(here, dict) and step in here:
-            path.append(step)
-            here = here[step]
-        elif isinstance(here, (list, tuple)) and isinstance(step, int) and step < len(here):
+        is_item = isinstance(here, (list, tuple)) and isinstance(step, int) and step < len(here)
+        if is_item or (isinstance(here, dict) and step in here):
             path.append(step)
             here = here[step]
     return tuple(path)

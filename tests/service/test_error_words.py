@@ -49,9 +49,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     [(route, body, field) for route, body, fields in ROUTES for field in sorted(fields)],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_a_wrong_type_is_told_in_jsons_terms(
-    client: httpx.AsyncClient, route: str, body: dict[str, Any], field: str
-) -> None:
+async def test_a_wrong_type_is_told_in_jsons_terms(client: httpx.AsyncClient, route: str, body: dict[str, Any], field: str) -> None:
     num_refused = 0
     for wrong in WRONG:
         content = json_of({**body, field: wrong})
@@ -133,7 +131,8 @@ OVERFLOWS = [
     ("/v1/completions", {"prompt": "a" * CONTEXT}, "prompt", "your prompt resulted in 128 tokens. Please reduce the length of the prompt."),
     (
         "/v1/completions", {"prompt": "a", "max_tokens": CONTEXT}, "max_tokens",
-        "you requested 129 tokens (1 in the prompt, 128 in the completion). Please reduce the length of the prompt or completion (max_tokens).",
+        "you requested 129 tokens (1 in the prompt, 128 in the completion)."
+        " Please reduce the length of the prompt or completion (max_tokens).",
     ),
     (
         "/v1/chat/completions", {"messages": MESSAGES, "max_completion_tokens": CONTEXT}, "max_completion_tokens",

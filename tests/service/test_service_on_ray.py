@@ -62,7 +62,9 @@ async def test_a_stream_equals_the_whole_and_plain_decoding(client: httpx.AsyncC
         for preset in ("sd", "ssd", "saguaro", "ssd-tree"):
             speculated = await whole(client, max_tokens=60, preset=preset, **sampling)
             assert speculated["choices"][0] == plain, preset
-            assert preset != "sd" or speculated["metrics"]["speculative_decoding"]["num_accepted_draft_tokens"] > 0  # it waits for its draft
+            assert (
+                preset != "sd" or speculated["metrics"]["speculative_decoding"]["num_accepted_draft_tokens"] > 0
+            )  # it waits for its draft
         tokens, text, last = await streamed(client, max_tokens=60, **sampling)
         assert (tokens, text) == (plain["token_ids"], plain["text"])
         assert last["usage"]["completion_tokens"] == 60
