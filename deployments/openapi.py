@@ -95,7 +95,7 @@ def _or_null(field: Schema) -> Schema:
     alternatives = field.get("anyOf", ())
     if {"type": "null"} in alternatives:
         return field
-    described = {key: field[key] for key in ("title", "description", "default") if key in field}
+    described: Schema = {key: field[key] for key in ("title", "description", "default") if key in field}
     return {**described, "anyOf": [{k: v for k, v in field.items() if k not in described}, {"type": "null"}]}
 
 
