@@ -148,9 +148,9 @@ def account_of(body: dict[str, Any]) -> Account:
     told = body["metrics"]["speculative_decoding"]
     return Account(
         num_rounds=told["rounds"],
-        num_drafts=told["num_drafts"],
+        num_drafts=told["num_spec_steps"],
         num_draft_tokens=told["num_draft_tokens"],
-        num_accepted_tokens=told["num_accepted_tokens"],
+        num_accepted_tokens=told["num_accepted_draft_tokens"],
         accepted_per_position=tuple(told["accepted_per_position"]),
         draft_wait_s=told["draft_wait_s"],
     )

@@ -103,6 +103,10 @@ class ServiceConfig(Config):
     api_keys_file: Path | None = None
     """More of them, one a line: a mounted secret. Read when an ingress starts."""
 
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the service from a browser, such as `https://chat.example.org`; `*` is any.
+    Empty: none may."""
+
     @model_validator(mode="after")
     def _starts_within_bounds(self) -> ServiceConfig:
         for name, size, policy in (

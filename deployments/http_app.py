@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -12,22 +11,20 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic import Field
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
 
-from deployments.http_errors import ApiError, ErrorInfo, invalid, of_exception
+from deployments.http_errors import ApiError, ErrorInfo, invalid
 from deployments.http_guard import Guard, known_keys
+from deployments.http_streams import EventStream, disconnected
 from deployments.metric_text import CONTENT_TYPE, prometheus_text
-from deployments.openai_requests import ChatFields, CommonFields, CompletionFields, Plan, json_object, validated_body
+from deployments.openai_requests import CommonFields, Plan, json_object, validated_body
 from deployments.openai_responses import DONE, ResponseHead, ResponseShapes, event
+from deployments.openapi import document
 from deployments.service import Service
-from ssd_core.config import SamplingParams
 from ssd_core.types import SessionStats
 
-logger = logging.getLogger(__name__)
-
 VERSION = "0.1.0"
-_EVENT_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class TokenizeFields(CommonFields):
@@ -50,15 +47,13 @@ def build_http_app(service: Service, *, echo_request_id: bool = True) -> FastAPI
     app = FastAPI(title="Speculative speculative decoding", version=VERSION, lifespan=lifespan)
     routes = Routes(service)
 
-    def post(path: str, handler: Callable[[Request], Awaitable[Response]], *kinds: type) -> None:
-        schema = {"allOf": [kind.model_json_schema() for kind in kinds]}  # type: ignore[attr-defined]
-        extra = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-        app.add_api_route(path, handler, methods=["POST"], openapi_extra=extra, response_model=None)
+    def add(method: str, path: str, handler: Callable[[Request], Awaitable[Response]]) -> None:
+        app.add_api_route(path, handler, methods=[method], response_model=None)
 
-    post("/v1/completions", routes.completions, CompletionFields, SamplingParams)
-    post("/v1/chat/completions", routes.chat_completions, ChatFields, SamplingParams)
-    post("/tokenize", routes.tokenize, TokenizeFields)
-    post("/detokenize", routes.detokenize, DetokenizeFields)
+    add("POST", "/v1/completions", routes.completions)
+    add("POST", "/v1/chat/completions", routes.chat_completions)
+    add("POST", "/tokenize", routes.tokenize)
+    add("POST", "/detokenize", routes.detokenize)
     for path, handler in (
         ("/v1/models", routes.models),
         ("/v1/models/{model:path}", routes.model),
@@ -67,16 +62,27 @@ def build_http_app(service: Service, *, echo_request_id: bool = True) -> FastAPI
         ("/version", routes.version),
         ("/metrics", routes.metrics),
     ):
-        app.add_api_route(path, handler, methods=["GET"], response_model=None)
+        add("GET", path, handler)
 
+    keys = known_keys(service.config)
+    described = document(app.title, app.version, TokenizeFields, DetokenizeFields, has_keys=bool(keys))
+    app.openapi = lambda: described  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
     app.add_middleware(
         Guard,
-        api_keys=known_keys(service.config),
+        api_keys=keys,
         max_body_bytes=service.config.max_body_bytes,
         echo_request_id=echo_request_id,
         count=service.counters.count,
     )
+    if service.config.cors_origins:  # before Guard: a browser asks without a key, and reads errors only with the headers
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.config.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("authorization", "content-type", "x-request-id", "x-session-id"),
+            expose_headers=("retry-after", "x-request-id"),
+        )
     return app
 
 
@@ -88,15 +94,15 @@ class Routes:
         self._started = int(time.time())
 
     async def completions(self, request: Request) -> Response:
-        data = await request.body()
+        data = await _json_bytes(request)
         return await self._generate(request, self._service.parser.completion(data, _session_key(request)))
 
     async def chat_completions(self, request: Request) -> Response:
-        data = await request.body()
+        data = await _json_bytes(request)
         return await self._generate(request, self._service.parser.chat(data, _session_key(request)))
 
     async def tokenize(self, request: Request) -> Response:
-        fields: TokenizeFields = validated_body(TokenizeFields, json_object(await request.body()))
+        fields: TokenizeFields = validated_body(TokenizeFields, json_object(await _json_bytes(request)))
         self._service.parser.check_model(fields.model)
         vocabulary = self._service.vocabulary
         ids = vocabulary.token_ids(fields.prompt, fields.add_special_tokens)
@@ -104,7 +110,7 @@ class Routes:
         return JSONResponse({"count": len(ids), "max_model_len": vocabulary.max_model_len, "tokens": ids, **texts})
 
     async def detokenize(self, request: Request) -> Response:
-        fields: DetokenizeFields = validated_body(DetokenizeFields, json_object(await request.body()))
+        fields: DetokenizeFields = validated_body(DetokenizeFields, json_object(await _json_bytes(request)))
         self._service.parser.check_model(fields.model)
         vocabulary = self._service.vocabulary
         if any(not 0 <= token < vocabulary.size for token in fields.tokens):
@@ -140,8 +146,9 @@ class Routes:
         )
         shapes = ResponseShapes(head, plan, self._service.vocabulary)
         if plan.is_stream:
-            return EventStream(self._events(plan, shapes))
-        return JSONResponse(shapes.whole(await _unless_disconnected(request, self._service.run(plan))))
+            return EventStream(self._counted(self._events(plan, shapes)))
+        with self._service.counters.answering():
+            return JSONResponse(shapes.whole(await _unless_disconnected(request, self._service.run(plan))))
 
     async def _events(self, plan: Plan, shapes: ResponseShapes) -> AsyncGenerator[bytes, None]:
         """Raises before the first event what can be answered with a status."""
@@ -155,6 +162,12 @@ class Routes:
             yield event(shapes.usage_piece(stats))
         yield DONE
 
+    async def _counted(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        with self._service.counters.answering():
+            async with aclosing(events):
+                async for data in events:
+                    yield data
+
     def _model(self) -> dict[str, Any]:
         config = self._service.config
         return {
@@ -167,60 +180,10 @@ class Routes:
         }
 
 
-class EventStream(Response):
-    """Server-sent events. The status waits for the first event, so that a refusal is a status and not an event.
-
-    A client that leaves ends the source at once; an error in mid-stream is an event, and no [DONE] follows."""
-
-    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
-        self._source = source
-        self.status_code = 200
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self._send(send))
-        leaving = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
-
-    async def _send(self, send: Send) -> None:
-        is_started = False
-        async with aclosing(self._source) as events:
-            try:
-                async for data in events:
-                    if not is_started:
-                        is_started = True
-                        headers = {"content-type": "text/event-stream; charset=utf-8", **_EVENT_STREAM_HEADERS}
-                        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-                        await send({"type": "http.response.start", "status": 200, "headers": raw})
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-            except OSError:
-                return  # the connection is gone
-            except Exception as error:
-                if not is_started:
-                    raise
-                info = of_exception(error)
-                if info.status == 500:
-                    logger.exception("a stream failed")
-                await send({"type": "http.response.body", "body": event(info.body()), "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 async def _unless_disconnected(request: Request, work: Any) -> Any:
     """The result of `work`, cancelled if the client leaves first (nobody reads the answer then)."""
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request.receive))
+    leaving = asyncio.ensure_future(disconnected(request.receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -230,6 +193,15 @@ async def _unless_disconnected(request: Request, work: Any) -> Any:
         for task in (working, leaving):
             task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _json_bytes(request: Request) -> bytes:
+    """The body. A content type may be left out; another than JSON's is refused, for a page in a browser can send
+    such a body to any address without asking first (CORS)."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise ApiError(415, f"content-type: {kind!r} is not application/json", "content-type", "unsupported_media_type")
+    return await request.body()
 
 
 def _session_key(request: Request) -> str:

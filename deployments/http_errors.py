@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import ErrorDetails
+from starlette.responses import JSONResponse
 
 from deployments.messages import Refusal, RefusalKind
+from deployments.validation_words import Path, path_of, sentence, written
 from ssd_core.errors import SSDError
 
 RETRY_AFTER_S = 1
 MAX_MESSAGE_CHARACTERS = 500
 """What a client sent is quoted in messages; it may be long."""
+MAX_PATH_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class ErrorInfo:
     def body(self) -> dict[str, Any]:
         message = self.message if len(self.message) <= MAX_MESSAGE_CHARACTERS else self.message[:MAX_MESSAGE_CHARACTERS] + "…"
         return {"error": {"message": message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def answer(info: ErrorInfo) -> JSONResponse:
+    return JSONResponse(info.body(), info.status, headers=info.headers)
 
 
 class ApiError(SSDError):
@@ -69,6 +76,20 @@ def invalid(param: str | None, message: str) -> ApiError:
     return ApiError(400, message, param, "invalid_value")
 
 
+def context_exceeded(param: str, limit: int, part: str, num_prompt: int, num_asked: int = 0) -> ApiError:
+    """In OpenAI's words, by which gateways know it and fall back to a model of a longer context. `part` is where
+    the prompt stands, `param` what is at fault; `num_prompt` may be the fewest tokens that a text can have."""
+    if num_asked:
+        counted = (
+            f"you requested {num_prompt + num_asked} tokens ({num_prompt} in the {part}, {num_asked} in the completion)."
+            f" Please reduce the length of the {part} or completion ({param})."
+        )
+    else:
+        counted = f"your {part} resulted in {num_prompt} tokens. Please reduce the length of the {part}."
+    words = f"This model's maximum context length is {limit} tokens. However, {counted}"
+    return ApiError(400, words, param, "context_length_exceeded")
+
+
 def of_refusal(refusal: Refusal) -> ErrorInfo:
     if refusal.kind is RefusalKind.CAPACITY:
         return ErrorInfo(429, f"the service is full: {refusal.message}", code="capacity")
@@ -89,12 +110,20 @@ def of_exception(error: Exception) -> ErrorInfo:
     return ErrorInfo(500, "internal error; the log has it under this request's id")
 
 
-def of_validation(details: ErrorDetails) -> ApiError:
-    """The first thing pydantic found wrong, with the field's name."""
-    path = [str(part) for part in details["loc"]]
-    field = path[0] if path else None
-    if details["type"] == "extra_forbidden":
-        return ApiError(400, f"{field}: there is no such field", field, "unknown_parameter")
-    if details["type"] == "missing":
-        return ApiError(400, f"{field}: is required", field, "missing_required_parameter")
-    return invalid(field, f"{'.'.join(path)}: {details['msg'][:1].lower()}{details['msg'][1:]}")
+def of_validation(errors: Sequence[ErrorDetails], body: Any, under: str = "") -> ApiError:
+    """The first thing that is wrong with a body, with the field's name; `under`: the field that held the body."""
+    first = errors[0]
+    above: Path = (under,) if under else ()
+    if first["type"] in ("missing", "extra_forbidden"):
+        path = (*above, *path_of(first["loc"][:-1], body), first["loc"][-1])
+        if first["type"] == "missing":
+            return _of_field(path, "is required", "missing_required_parameter")
+        return _of_field(path, "there is no such field", "unknown_parameter")
+    inner, words = sentence(errors, body)
+    return _of_field((*above, *inner), words, "invalid_value")
+
+
+def _of_field(path: Path, words: str, code: str) -> ApiError:
+    if not path:
+        return ApiError(400, f"the body {words}", None, code)
+    return ApiError(400, f"{written(path)[:MAX_PATH_CHARACTERS]}: {words}", str(path[0])[:MAX_PATH_CHARACTERS], code)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hmac
 import logging
-import re
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.config import ServiceConfig
-from deployments.http_errors import ApiError, ErrorInfo, of_exception
+from deployments.http_edge import REQUEST_ID
+from deployments.http_errors import ApiError, answer, of_exception
 from ssd_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health"})
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-"""What a client may choose as its request's id: it is echoed in a header."""
 
 
 def known_keys(config: ServiceConfig) -> tuple[str, ...]:
@@ -55,7 +52,7 @@ class Guard:
             return
         headers = _Headers(scope["headers"])
         request_id = headers.get(b"x-request-id")
-        if not _REQUEST_ID.fullmatch(request_id):
+        if not REQUEST_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         is_started = False
@@ -77,8 +74,8 @@ class Guard:
             if info.status == 500:
                 logger.exception("request %s failed", request_id)
             if is_started:
-                return  # too late for a status; the connection ends without a last chunk
-            await _answer(info)(scope, receive, noted_send)
+                return  # too late for a status, and nothing to end: a stream ends itself (http_streams.py)
+            await answer(info)(scope, receive, noted_send)
 
     def _check(self, path: str, headers: _Headers) -> None:
         length = headers.get(b"content-length")
@@ -123,7 +120,3 @@ def _route(scope: Scope) -> str:
     """The route's pattern: paths that clients invent must not become metric labels."""
     route = scope.get("route")
     return str(getattr(route, "path", "other"))
-
-
-def _answer(info: ErrorInfo) -> JSONResponse:
-    return JSONResponse(info.body(), info.status, headers=info.headers)

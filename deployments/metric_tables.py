@@ -187,7 +187,7 @@ INGRESS = (
         "ssd_http_requests_total", "counter", "requests", "Answered, by route and status",
         lambda counters: (((route, str(status)), n) for (route, status), n in counters.requests.items()), ("route", "status"),
     ),
-    gauge("ssd_http_requests_running", "running", "requests", "Being answered"),
+    gauge("ssd_http_requests_running", "running", "requests", "Completions and chats that are being answered"),
     counter("ssd_stream_pieces_total", "pieces", "pieces", "Of answers, handed to their readers"),
 )  # fmt: skip
 """Of ServiceCounters."""

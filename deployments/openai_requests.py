@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
-from deployments.http_errors import ApiError, invalid, of_validation
+from deployments.http_errors import ApiError, context_exceeded, invalid, of_validation
 from deployments.vocabulary import Vocabulary
 from ssd_core.config import PRESETS, SamplingParams, SpeculationConfig
 
@@ -170,9 +170,12 @@ class RequestParser:
         has_seed = "seed" in sampling
         parameters = self._sampling({"temperature": DEFAULT_TEMPERATURE, "max_tokens": default_tokens, **sampling})
         if parameters.max_tokens > room:
-            used = self._vocabulary.max_model_len - room
-            raise invalid(
-                "max_tokens", f"max_tokens: {parameters.max_tokens} with a prompt of {used} exceeds {self._vocabulary.max_model_len} tokens"
+            raise context_exceeded(
+                "max_tokens",
+                self._vocabulary.max_model_len,
+                "messages" if is_chat else "prompt",
+                self._vocabulary.max_model_len - room,
+                parameters.max_tokens,
             )
         seed = parameters.seed if has_seed else secrets.randbits(62)
         if seed + fields.n > 2**63:
@@ -198,12 +201,7 @@ class RequestParser:
         longest = max(len(prompt) for prompt in prompts)
         room = self._vocabulary.max_model_len - longest
         if room < 1:
-            raise ApiError(
-                400,
-                f"{field}: {longest} tokens leave no room in a context of {self._vocabulary.max_model_len}",
-                field,
-                "context_length_exceeded",
-            )
+            raise context_exceeded(field, self._vocabulary.max_model_len, field, longest)
         return room
 
     def _sampling(self, values: dict[str, Any]) -> SamplingParams:
@@ -212,7 +210,7 @@ class RequestParser:
         try:
             parameters = SamplingParams.model_validate_json(to_json(values), strict=True)
         except ValidationError as error:
-            raise of_validation(error.errors(include_url=False)[0]) from None
+            raise of_validation(error.errors(include_url=False), values) from None
         if any(not stop or len(stop) > MAX_STOP_CHARACTERS for stop in parameters.stop):
             raise invalid("stop", f"stop: a stop string has 1 to {MAX_STOP_CHARACTERS} characters")
         if parameters.min_tokens > parameters.max_tokens:
@@ -235,15 +233,15 @@ class RequestParser:
         try:
             return SpeculationConfig(**{**self._speculation.model_dump(), **settings, **changes})
         except ValidationError as error:
-            details = error.errors()[0]
-            field = "speculation" if details["loc"] else "preset"
-            raise invalid(field, f"{'.'.join([field, *map(str, details['loc'])])}: {details['msg']}") from error
+            under = "speculation" if error.errors()[0]["loc"] else "preset"
+            raise of_validation(error.errors(include_url=False), settings, under) from None
 
     def _token_ids(self, prompt: str | tuple[int, ...], field: str = "prompt") -> tuple[int, ...]:
         if isinstance(prompt, str):
             # Nothing longer can fit, however it is cut: refused before megabytes are tokenised.
             if len(prompt) > self._vocabulary.max_prompt_characters:
-                raise ApiError(400, f"{field}: {len(prompt)} characters are too many for this model", field, "context_length_exceeded")
+                at_least = -(-len(prompt) * self._vocabulary.max_model_len // self._vocabulary.max_prompt_characters)
+                raise context_exceeded(field, self._vocabulary.max_model_len, field, at_least)
             prompt = self._vocabulary.token_ids(prompt)
         if not prompt:
             raise invalid(field, f"{field}: is empty")
@@ -257,7 +255,7 @@ class RequestParser:
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """A JSON object without its null fields."""
+    """A JSON object without its null fields. Of a name that stands in it twice, the last counts."""
     try:
         body = from_json(data)
     except ValueError as error:
@@ -271,7 +269,7 @@ def validated_body(kind: type[_Body], body: dict[str, Any]) -> Any:
     try:
         return kind.model_validate_json(to_json(body))
     except ValidationError as error:
-        raise of_validation(error.errors(include_url=False, include_context=False)[0]) from None
+        raise of_validation(error.errors(include_url=False), body) from None
 
 
 def _validated(kind: type, body: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

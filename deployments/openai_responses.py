@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from deployments.messages import Chunk, added_stats
@@ -117,17 +118,27 @@ class ResponseShapes:
 
 
 def speculative_decoding(stats: SessionStats) -> dict[str, Any]:
-    """The section that AIPerf and others read."""
+    """Under vLLM's names, which AIPerf reads, what the rounds that submitted drafts did; and more under ours."""
     return {
-        "num_drafts": stats.num_drafts,
+        "num_spec_steps": stats.num_drafts,
         "num_draft_tokens": stats.num_draft_tokens,
-        "num_accepted_tokens": stats.num_accepted,
-        "acceptance_length": stats.num_tokens / stats.num_rounds if stats.num_rounds else 0.0,
-        "hit_rate": stats.num_hits / stats.num_lookups if stats.num_lookups else 0.0,
+        "num_accepted_draft_tokens": stats.num_accepted,
+        "mean_acceptance_length": 1 + (stats.num_accepted / stats.num_drafts if stats.num_drafts else 0.0),
+        "draft_acceptance_rate": stats.num_accepted / stats.num_draft_tokens if stats.num_draft_tokens else 0.0,
+        "acceptance_histogram": acceptance_histogram(stats.num_drafts, stats.accepted_per_position),
         "accepted_per_position": list(stats.accepted_per_position),
-        "draft_wait_s": stats.draft_wait_s,
         "rounds": stats.num_rounds,
+        "hit_rate": stats.num_hits / stats.num_lookups if stats.num_lookups else 0.0,
+        "draft_wait_s": stats.draft_wait_s,
     }
+
+
+def acceptance_histogram(num_steps: int, accepted_per_position: Sequence[int]) -> list[int]:
+    """[j] = steps that accepted exactly j drafted tokens, from those that accepted at least i + 1.
+
+    Ten steps, of which six accepted at least one token and two at least two: [4, 4, 2]."""
+    at_least = (num_steps, *accepted_per_position, 0)
+    return [more - fewer for more, fewer in pairwise(at_least)]
 
 
 def _usage(num_prompt_tokens: int, num_tokens: int) -> dict[str, int]:

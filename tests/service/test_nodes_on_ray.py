@@ -50,7 +50,7 @@ async def test_growth_crosses_nodes_and_a_lost_node_is_made_up_for(nodes: tuple[
         async def speculates() -> bool:
             answer = await whole(client, max_tokens=200, preset="ssd-tree")
             assert answer["choices"][0]["token_ids"] == plain
-            return bool(answer["metrics"]["speculative_decoding"]["num_accepted_tokens"])
+            return bool(answer["metrics"]["speculative_decoding"]["num_accepted_draft_tokens"])
 
         # Placement: a CPU each, so a node each; growth comes as Ray objects.
         assert await speculates()

@@ -62,7 +62,9 @@ async def test_a_stream_equals_the_whole_and_plain_decoding(client: httpx.AsyncC
         for preset in ("sd", "ssd", "saguaro", "ssd-tree"):
             speculated = await whole(client, max_tokens=60, preset=preset, **sampling)
             assert speculated["choices"][0] == plain, preset
-            assert preset != "sd" or speculated["metrics"]["speculative_decoding"]["num_accepted_tokens"] > 0  # it waits for its draft
+            assert (
+                preset != "sd" or speculated["metrics"]["speculative_decoding"]["num_accepted_draft_tokens"] > 0
+            )  # it waits for its draft
         tokens, text, last = await streamed(client, max_tokens=60, **sampling)
         assert (tokens, text) == (plain["token_ids"], plain["text"])
         assert last["usage"]["completion_tokens"] == 60
@@ -186,7 +188,7 @@ async def test_a_killed_draft_changes_no_token_fails_no_request_and_is_replaced(
 
     await eventually(is_replaced, 40)
     again = await whole(client, max_tokens=100, preset="sd")
-    assert again["metrics"]["speculative_decoding"]["num_accepted_tokens"] > 0
+    assert again["metrics"]["speculative_decoding"]["num_accepted_draft_tokens"] > 0
 
 
 async def test_metrics_have_vllms_names_and_ours(client: httpx.AsyncClient) -> None:
