@@ -21,10 +21,10 @@ from cluster.commands.common import (
     add_config,
     add_subcommand,
     api_key,
-    find_config,
     lookahead,
     positive,
     progress,
+    startable_config,
     temperature,
 )
 from cluster.config import RootConfig
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         url, room = args.url, None
         if url is None:
-            config = find_config(args.config or "demo")
+            config = startable_config(args.config or "demo")
             url = stack.enter_context(LocalService(config, progress=progress)).url
             room = _peer_room(config, stack) if workload.peers else None
         client = stack.enter_context(RestClient(url, api_key=api_key()))

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from pydantic import ValidationError
 
 from cluster.config import CONFIGS, RootConfig, load_config
+from deployments.preflight import Findings, inspect_service
 from ssd_core.config import PRESETS, SpeculationConfig
 from ssd_core.errors import ConfigError
 
@@ -54,6 +55,19 @@ def find_config(name: str) -> RootConfig:
     if not Path(name).exists():
         raise ConfigError(f"{name}: no such file, nor a shipped example ({', '.join(sorted(shipped))})")
     return load_config(name)
+
+
+def startable_config(name: str) -> RootConfig:
+    """As `find_config`, with the files it names looked at, those of the hub fetched. Raises ConfigError."""
+    config = find_config(name)
+    raise_mistakes(name, inspect_service(config.service))
+    return config
+
+
+def raise_mistakes(name: str, findings: Findings) -> None:
+    """Raises ConfigError with a line for each mistake in the service of the configuration `name`."""
+    if findings.mistakes:
+        raise ConfigError("\n".join(f"{name}: service.{mistake}" for mistake in findings.mistakes))
 
 
 def api_key() -> str | None:

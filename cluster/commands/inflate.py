@@ -30,8 +30,9 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ssd_core.engine.inflate import inflate, shape_config
-    from ssd_core.engine.loader import load_model, resolve
+    from ssd_core.engine.loader import resolve
     from ssd_core.engine.sparse_checkpoint import write_sparse
+    from ssd_core.engine.weights import load_model
 
     if args.folder.exists() and any(args.folder.iterdir()):
         raise ConfigError(f"FOLDER = {args.folder}: it is not empty")
