@@ -242,10 +242,11 @@ class DraftLoop:
                     self._open(opening)
                 case SessionClose(session_id):
                     self._close(session_id)
-                case Outcome(session_id=session_id) as outcome if session_id in self._sessions:
+                case Outcome(session_id=session_id) as outcome if session_id in self._sessions and self._knows(outcome.tokens):
                     if not self._apply(self._sessions[session_id], outcome):
                         unknown.append(session_id)
-                case Outcome(session_id=session_id) as outcome if session_id in self._refused:
+                case Outcome(session_id=session_id) as outcome if session_id in self._sessions or session_id in self._refused:
+                    self._refuse(session_id)
                     said.append(Growth(session_id, outcome.length, (), (), (), is_exhausted=True))
                 case Outcome(session_id=session_id):
                     unknown.append(session_id)
@@ -254,12 +255,15 @@ class DraftLoop:
 
     def _open(self, opening: SessionOpen) -> None:
         self._close(opening.session_id)
+        if not self._knows(opening.tokens):
+            self._refuse(opening.session_id)
+            return
         sampling = opening.sampling
         longest = opening.num_prompt_tokens + sampling.max_tokens
         try:
             self._engine.open(opening.session_id, longest + opening.speculation.growth_limit + 1)
         except CapacityError:
-            self._refused.add(opening.session_id)
+            self._refuse(opening.session_id)
             return
         engine = self._engine
         kind = SessionKind(opening.speculation.preset, sampling.temperature == 0, uses_rejection(sampling, opening.speculation))
@@ -273,6 +277,15 @@ class DraftLoop:
             has_noise=not kind.draws,
         )
         self._sessions[opening.session_id] = DraftSession(opening, rule, kind, self._learned[kind], engine.max_model_len)
+
+    def _knows(self, tokens: Sequence[int]) -> bool:
+        """Whether all of them have an embedding here. A target's may be padded further than its draft's."""
+        return max(tokens, default=0) < self._engine.vocab_size
+
+    def _refuse(self, session_id: str) -> None:
+        """Nothing is grown for this session from now on."""
+        self._close(session_id)
+        self._refused.add(session_id)
 
     def _close(self, session_id: str) -> None:
         self._refused.discard(session_id)
