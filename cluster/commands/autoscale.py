@@ -14,7 +14,7 @@ from autoscale.shapes import SHAPES, drawn, read_trace
 from autoscale.simulate import Comparison, compare, load_for
 from cluster.bench.table import aligned
 from cluster.commands.bench import command_line
-from cluster.commands.common import OK, Subparsers, add_subcommand, positive, progress, seed, write_file
+from cluster.commands.common import OK, Subparsers, add_subcommand, check_writable, positive, progress, seed, write_file
 from ssd_core.errors import ConfigError
 
 EXAMPLES = """\
@@ -56,6 +56,8 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.targets > MAX_TARGETS:
         raise ConfigError(f"--targets {args.targets}: no more than {MAX_TARGETS} are simulated")
+    check_writable("--json", args.json)
+    check_writable("--plot", args.plot)
     model = MODELS[args.pair]
     load = read_trace(args.trace) if args.trace else drawn(SHAPES[args.shape](load_for(model, args.targets)), args.seed)
     comparison = compare(model, load)

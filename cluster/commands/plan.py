@@ -8,7 +8,17 @@ from typing import Any
 
 import yaml
 
-from cluster.commands.common import OK, USAGE, Subparsers, add_subcommand, positive, positive_number, progress, temperature
+from cluster.commands.common import (
+    OK,
+    USAGE,
+    Subparsers,
+    add_subcommand,
+    check_writable,
+    positive,
+    positive_number,
+    temperature,
+    write_file,
+)
 from cluster.plan.demand import ClusterConfig
 from cluster.plan.from_bench import Measured, measured
 from cluster.plan.placement import place
@@ -62,6 +72,7 @@ def _place(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    check_writable("--save", args.save)
     cases = _from_bench(args) if args.bench else [_from_yaml(args.figures)]
     if args.save and len(cases) > 1:
         raise ConfigError(f"--save: choose one --temperature of {', '.join(f'{case.temperature:g}' for case in cases)}")
@@ -73,8 +84,7 @@ def _predict(args: argparse.Namespace) -> int:
         print(plan_text(plan(figures, args.prefer or "speed"), case.tokens_per_s if figures == case.figures else None) + "\n")
         if args.save:
             content = figures.model_dump(mode="json", by_alias=True, exclude_none=True)
-            args.save.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-            progress(f"wrote {args.save}")
+            write_file(args.save, yaml.safe_dump(content, sort_keys=False))
     print(LEGEND)
     return OK
 

@@ -12,14 +12,20 @@ from ssd_core.engine.preflight import check_weights
 from ssd_core.errors import ConfigError
 
 
+def find_device(name: str) -> torch.device:
+    """Raises ConfigError unless torch knows the device and has it here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: {name!r} is not a torch device") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {name!r}, but torch finds no CUDA device here")
+    return device
+
+
 def load_model(config: EngineConfig) -> PreTrainedModel:
     """The model in eval mode on its device."""
-    try:
-        device = torch.device(config.device)
-    except RuntimeError as error:
-        raise ConfigError(f"device: {config.device!r} is not a torch device") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: {config.device!r}, but torch finds no CUDA device here")
+    device = find_device(config.device)
     model = _stored_model(config)
     if config.model.startswith(EMBEDDED) and INFLATED in config.model:
         shape = config.model.partition(INFLATED)[2]
