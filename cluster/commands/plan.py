@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from cluster.bench.speculated import warnings
 from cluster.commands.common import (
     OK,
     USAGE,
@@ -82,6 +83,8 @@ def _predict(args: argparse.Namespace) -> int:
             print(f"temperature {case.temperature:g}, {figures.concurrency} at a time")
         # A measurement of something else is nothing to compare with.
         print(plan_text(plan(figures, args.prefer or "speed"), case.tokens_per_s if figures == case.figures else None) + "\n")
+        for line in warnings((preset, case.temperature, share) for preset, share in case.speculated.items()):
+            print(line + "\n")
         if args.save:
             content = figures.model_dump(mode="json", by_alias=True, exclude_none=True)
             write_file(args.save, yaml.safe_dump(content, sort_keys=False))
@@ -98,7 +101,7 @@ def _from_bench(args: argparse.Namespace) -> list[Measured]:
 
 
 def _from_yaml(path: str) -> Measured:
-    return Measured(0.0, validated(Figures, read_yaml(Path(path)), path), {})
+    return Measured(0.0, validated(Figures, read_yaml(Path(path)), path), {}, {})
 
 
 def _what_if(figures: Figures, args: argparse.Namespace) -> Figures:
