@@ -66,7 +66,7 @@ def add_subcommand(
 def find_config(name: str) -> RootConfig:
     """The configuration in a file, or in the shipped example of that name. Raises ConfigError."""
     shipped = {path.stem: path for path in CONFIGS.glob("*.yaml")}
-    if not Path(name).exists() and name in shipped:
+    if name in shipped and not Path(name).is_file():
         return load_config(shipped[name])
     if not Path(name).exists():
         raise ConfigError(f"{name}: no such file, nor a shipped example ({', '.join(sorted(shipped))})")

@@ -82,6 +82,17 @@ def test_files_that_a_configuration_names_are_looked_at_before_anything_starts(
         assert line.startswith(f"{file}: service.{start}")
 
 
+def test_a_folder_of_a_shipped_examples_name_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert main(["validate", "demo"]) == 0
+    (tmp_path / "two-by-two").write_text("http: {port: 1}")
+    assert main(["validate", "two-by-two"]) == 0
+    assert "127.0.0.1:1," in capsys.readouterr().out
+
+
 def test_what_only_the_hub_has_is_not_called_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "hub.yaml"
     file.write_text("service: {target: {engine: {model: nobody/nothing}}}")
