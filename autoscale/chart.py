@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autoscale.simulate import Comparison
+from ssd_core.pictures import draw_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = {"policies": "#d9480f", "clairvoyant": "#4285f4", "patient": "#34a853", "static": "#9aa0a6"}
 
 
 def write_chart(comparison: Comparison, title: str, path: Path) -> None:
     """A PNG. Needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(draw_png(lambda figure: _draw(figure, comparison, title), (11, 9), dpi=110))
 
-    figure = Figure(figsize=(11, 9), layout="constrained")
-    FigureCanvasAgg(figure)
+
+def _draw(figure: Figure, comparison: Comparison, title: str) -> None:
     load = comparison.load
     hours = np.arange(len(load.arrivals)) * load.period_s / 3600
     panels = figure.subplots(5, 1, sharex=True)
@@ -35,5 +40,3 @@ def write_chart(comparison: Comparison, title: str, path: Path) -> None:
     panels[-1].set_xlabel("hours")
     panels[1].legend(fontsize=8, frameon=False, ncols=4)
     figure.suptitle(title, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)

@@ -76,6 +76,8 @@ def read_trace(path: Path) -> Load:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     if not lines:
         raise ConfigError(f"{path}: no lines")
     times, arrivals, tokens = np.array([_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]).T
@@ -89,7 +91,7 @@ def _row(line: str, place: str) -> tuple[float, float, float]:
     try:
         row = json.loads(line)
         values = float(row["time_s"]), float(row["arrivals"]), float(row["tokens"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{place}: numbers are expected in time_s, arrivals and tokens ({error})") from error
     if not all(math.isfinite(value) and value >= 0 for value in values):
         raise ConfigError(f"{place}: {line}: finite numbers of 0 or more are expected")

@@ -1,15 +1,16 @@
-"""`ssd-serve`: the command line. Exit codes: 0 done, 1 a check or the service failed, 2 wrong usage or configuration, 130 Ctrl-C."""
+"""`ssd-serve`: the command line. Exit codes: 0 done, 1 a check or the service failed, 2 wrong usage or configuration, 130 Ctrl-C.
+
+Whatever goes wrong outside the program ends with a line on stderr; a traceback is a mistake of ours."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from cluster.commands import autoscale, bench, dashboards, demo, experiments, generate, inflate, loadtest, plan, up, validate
-from cluster.commands.common import FAILED, USAGE
 from ssd_core.errors import ConfigError, InvalidRequestError, SSDError
 
 INTERRUPTED = 130
@@ -30,6 +31,8 @@ examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from cluster.commands import autoscale, bench, dashboards, demo, experiments, generate, inflate, loadtest, plan, up, validate
+
     parser = argparse.ArgumentParser(
         prog="ssd-serve", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,18 +44,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(words)
-    args.argv = words
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        # These imports take a second, in which Ctrl-C is to end as quietly as later.
+        from cluster.commands.common import FAILED, USAGE
+
+        args = build_parser().parse_args(words)
+        args.argv = words
         code: int = args.run(args)
+        sys.stdout.flush()
         return code
     except (ConfigError, InvalidRequestError) as error:
         return _fail(USAGE, error)
     except SSDError as error:
         return _fail(FAILED, error)
+    except BrokenPipeError:  # whoever read the output has left: `ssd-serve ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held back for it goes nowhere
+        return FAILED
+    except OSError as error:
+        return _fail(FAILED, _of_the_system(error))
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _fail(INTERRUPTED, "interrupted")
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
@@ -60,7 +72,12 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(code: int, error: Exception) -> int:
+def _of_the_system(error: OSError) -> str:
+    """The file, where there is one, and what the system says."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+
+
+def _fail(code: int, error: Exception | str) -> int:
     print(f"ssd-serve: {error}", file=sys.stderr)
     return code
 

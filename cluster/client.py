@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -82,7 +83,9 @@ class RestClient:
     def model(self) -> str:
         """The name the service gives its model."""
         if self._model is None:
-            self._model = str(self._get("/v1/models").json()["data"][0]["id"])
+            response = self._get("/v1/models")
+            with self._reading():
+                self._model = str(response.json()["data"][0]["id"])
         return self._model
 
     def complete(self, request: CompletionRequest) -> Completion:
@@ -90,13 +93,14 @@ class RestClient:
         began = time.perf_counter()
         try:
             response = self._http.post("/v1/completions", json=self._body(request, stream=False))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._unreachable(error) from error
         wall_s = time.perf_counter() - began
         _raise_for_error(response)
-        body = response.json()
-        choice = body["choices"][0]
-        return Completion(choice["text"], tuple(choice["token_ids"]), wall_s, body["metrics"]["time_to_first_token_s"], account_of(body))
+        with self._reading():
+            body = response.json()
+            text, token_ids = body["choices"][0]["text"], tuple(body["choices"][0]["token_ids"])
+            return Completion(text, token_ids, wall_s, body["metrics"]["time_to_first_token_s"], account_of(body))
 
     def stream(self, request: CompletionRequest) -> Iterator[str]:
         """The text of one answer, piece by piece as it arrives."""
@@ -106,24 +110,32 @@ class RestClient:
                     response.read()
                 _raise_for_error(response)
                 for event in _events(response.iter_lines()):
-                    if "error" in event:
-                        raise ServiceError(str(event["error"].get("message", event["error"])))
-                    for choice in event.get("choices", ()):
-                        if choice.get("text"):
-                            yield choice["text"]
-        except httpx.TransportError as error:
+                    with self._reading():
+                        texts = _texts(event)
+                    yield from texts
+        except httpx.RequestError as error:
             raise self._unreachable(error) from error
 
     def counters(self) -> Counters:
-        return parse_metrics(self._get("/metrics").text)
+        response = self._get("/metrics")
+        with self._reading():
+            return parse_metrics(response.text)
 
     def _get(self, path: str) -> httpx.Response:
         try:
             response = self._http.get(path)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._unreachable(error) from error
         _raise_for_error(response)
         return response
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """An answer in which something is missing or no JSON comes from something else than this service."""
+        try:
+            yield
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ServiceError(f"{self.url}: the answer is not that of ssd-serve: {error!r:.200}") from error
 
     def _unreachable(self, error: Exception) -> ServiceError:
         return ServiceError(f"{self.url}: {error or type(error).__name__}")
@@ -166,14 +178,22 @@ def _raise_for_error(response: httpx.Response) -> None:
     raise ServiceError(f"{response.request.url} answered {response.status_code}: {message}")
 
 
-def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The JSON of server-sent events, up to the last."""
+def _events(lines: Iterator[str]) -> Iterator[str]:
+    """What server-sent events hold, up to the last."""
     for line in lines:
         data = event_data(line)
         if data == END_OF_EVENTS:
             return
         if data is not None:
-            yield json.loads(data)
+            yield data
+
+
+def _texts(event: str) -> list[str]:
+    """The pieces of text in an event's JSON. Raises ServiceError where it is an error."""
+    content = json.loads(event)
+    if "error" in content:
+        raise ServiceError(str(content["error"].get("message", content["error"])))
+    return [choice["text"] for choice in content.get("choices", ()) if choice.get("text")]
 
 
 def event_data(line: str) -> str | None:

@@ -7,9 +7,9 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, DeploymentActorConfig, RequestRouterConfig
 
 from deployments.config import ServiceConfig, TargetConfig
-from deployments.engines import check_same_vocabulary
 from deployments.ingress import Ingress
 from deployments.pool import SpeculatorPool
+from deployments.preflight import check_service
 from deployments.serve_environment import REPLICA_ENVIRONMENT
 from deployments.target import POOL_NAME, Target
 
@@ -22,9 +22,8 @@ INGRESS_ONGOING_REQUESTS = 1000
 
 def build_app(args: ServiceConfig) -> Application:
     """Raises ConfigError for what cannot work, before any weights are loaded."""
+    check_service(args)
     target, draft = args.target, args.draft
-    if draft.has_pool:
-        check_same_vocabulary(target.engine.model, draft.engine.model)
     capacity = target.max_sessions + target.max_queued_sessions
     pool = DeploymentActorConfig(
         name=POOL_NAME,

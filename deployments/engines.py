@@ -84,19 +84,13 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def check_same_vocabulary(target: str, draft: str) -> None:
-    """Raises ConfigError unless both models' tokens mean the same. Reads tokenizers only, no weights."""
-    if target == draft:
-        return
-    target_vocab = load_tokenizer(target).tokenizer.get_vocab()
-    draft_vocab = load_tokenizer(draft).tokenizer.get_vocab()
-    if target_vocab == draft_vocab:
-        return
-    common = len(target_vocab.items() & draft_vocab.items())
-    raise ConfigError(
-        f"draft.engine.model: {draft!r} and target.engine.model {target!r} have different vocabularies: "
-        f"{len(draft_vocab)} and {len(target_vocab)} tokens, {common} alike; a draft must use its target's tokenizer"
-    )
+def check_engine(config: EngineConfig, downloads: bool = True) -> LoadedTokenizer:
+    """The model's tokenizer, if its files tell that it can be loaded; no weights are read. Raises ConfigError."""
+    if config.model.startswith(FAKE):
+        return load_tokenizer(config.model)
+    from ssd_core.engine.preflight import check_model
+
+    return check_model(config, downloads)
 
 
 def spin_up(engine: Engine) -> float:

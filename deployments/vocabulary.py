@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from deployments.http_errors import ApiError, invalid
 from deployments.messages import ModelCard
+from ssd_core.text import prompt_ids
 
 
 class Vocabulary:
@@ -28,7 +29,7 @@ class Vocabulary:
         self.token_text = lru_cache(maxsize=4096)(self._token_text)
 
     def token_ids(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        return prompt_ids(self.tokenizer, text, add_special_tokens)
 
     def text(self, token_ids: Iterable[int]) -> str:
         return self.tokenizer.decode(list(token_ids))

@@ -192,6 +192,8 @@ class DraftLoop:
         self.timeline = Timeline(clock)
         self._inbox: queue.SimpleQueue[DraftMessage] = queue.SimpleQueue()
         self._sessions: dict[str, DraftSession] = {}
+        self._foreign: set[str] = set()
+        """Sessions that hold a token without an embedding here: nothing is grown for them."""
         self._waiting: dict[str, SessionOpen] = {}
         """Sessions there was no room for, the oldest first, with all tokens told since: each close may let some in."""
         self._step_cost = LinearFit((1.0, STEP_S), slope=STEP_S / 20, doubt=1.0)
@@ -249,6 +251,14 @@ class DraftLoop:
                 case SessionClose(session_id):
                     self._close(session_id)
                     self._let_in()
+                case Outcome(session_id=session_id) as outcome if session_id in self._foreign:
+                    said.append(Growth(session_id, outcome.length, (), (), (), is_exhausted=True))
+                case Outcome(session_id=session_id) as outcome if not self._knows(outcome.tokens):
+                    if session_id in self._sessions or session_id in self._waiting:
+                        self._refuse(session_id)
+                        said.append(Growth(session_id, outcome.length, (), (), (), is_exhausted=True))
+                    else:
+                        unknown.append(session_id)
                 case Outcome(session_id=session_id) as outcome if session_id in self._sessions:
                     if not self._apply(self._sessions[session_id], outcome):
                         unknown.append(session_id)
@@ -265,6 +275,9 @@ class DraftLoop:
     def _open(self, opening: SessionOpen) -> list[Growth]:
         """Take the session up, or have it wait for room and say that nothing is grown for it."""
         self._close(opening.session_id)
+        if not self._knows(opening.tokens):
+            self._refuse(opening.session_id)
+            return [_nothing_grown(opening)]
         if self._take_up(opening):
             return []
         self._waiting[opening.session_id] = opening
@@ -309,7 +322,18 @@ class DraftLoop:
             if self._take_up(opening):
                 del self._waiting[opening.session_id]
 
+    def _knows(self, tokens: Sequence[int]) -> bool:
+        """Whether all of them have an embedding here. A target's may be padded further than its draft's."""
+        return max(tokens, default=0) < self._engine.vocab_size
+
+    def _refuse(self, session_id: str) -> None:
+        """Nothing is grown for this session from now on."""
+        self._close(session_id)
+        self._foreign.add(session_id)
+        self._let_in()
+
     def _close(self, session_id: str) -> None:
+        self._foreign.discard(session_id)
         self._waiting.pop(session_id, None)
         if self._sessions.pop(session_id, None) is not None:
             self._engine.close(session_id)

@@ -22,10 +22,10 @@ from tokenizers import Tokenizer
 from ssd_core.config import EngineConfig, PresetName, SamplingParams, SpeculationConfig
 from ssd_core.draft_loop import DraftLoop
 from ssd_core.engine.base import Engine
-from ssd_core.errors import ConfigError, EngineError, InvalidRequestError
+from ssd_core.errors import EngineError, InvalidRequestError
 from ssd_core.lockstep import LockstepLink
 from ssd_core.target_loop import TargetLoop
-from ssd_core.text import TextStream
+from ssd_core.text import TextStream, prompt_ids
 from ssd_core.types import Emission, FinishReason, GenerationRequest, SessionStats, StepTimes, TokenLogprob
 
 STEPS_PER_WINDOW = 5  # growth steps beside one target pass: about what the embedded pair has time for on two cores
@@ -61,7 +61,9 @@ def sampling_params(**fields: Any) -> SamplingParams:
 
 
 class Pair:
-    """A target and a draft with the same vocabulary, ready to generate. Not thread-safe."""
+    """A target and a draft with the same vocabulary, ready to generate. Not thread-safe.
+
+    A text is tokenised as the service tokenises a completion's prompt, special tokens included."""
 
     def __init__(
         self,
@@ -74,8 +76,6 @@ class Pair:
         steps_per_window: int = STEPS_PER_WINDOW,
         prefill_chunk_tokens: int = 256,
     ) -> None:
-        if target.vocab_size != draft.vocab_size:
-            raise ConfigError(f"target and draft have different vocabularies: {target.vocab_size} and {draft.vocab_size} tokens")
         self.tokenizer = tokenizer
         draft_loop = DraftLoop(draft, eos_token_ids=eos_token_ids, prefill_chunk_tokens=prefill_chunk_tokens)
         self.loop = TargetLoop(
@@ -89,14 +89,16 @@ class Pair:
 
     @classmethod
     def load(cls, target: EngineConfig | None = None, draft: EngineConfig | None = None) -> Pair:
-        """Load models (the embedded pair by default) and measure T_verify(n)."""
-        from ssd_core.engine.loader import load_tokenizer
+        """Load models (the embedded pair by default) and measure T_verify(n). Raises ConfigError."""
+        from ssd_core.engine.loader import check_same_tokens
         from ssd_core.engine.measure import measure_step_times
+        from ssd_core.engine.preflight import check_model
         from ssd_core.engine.torch_engine import TorchEngine
 
         target = target or EngineConfig()
         draft = draft or EngineConfig(model="embedded:draft")
-        loaded = load_tokenizer(target.model)
+        loaded = check_model(target)
+        check_same_tokens(target.model, loaded.tokenizer, draft.model, check_model(draft).tokenizer)
         engine = TorchEngine.load(target)
         step_times = measure_step_times(engine, target.step_times_nodes, context=256, repeats=5)
         return cls(engine, TorchEngine.load(draft), loaded.tokenizer, loaded.eos_token_ids, step_times=step_times)
@@ -142,8 +144,8 @@ class Pair:
         )
 
     def _request(self, prompt: str | Sequence[int], speculation: SpeculationConfig, sampling: SamplingParams) -> GenerationRequest:
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids if isinstance(prompt, str) else list(prompt)
-        return GenerationRequest(uuid.uuid4().hex, tuple(ids), sampling, speculation)
+        ids = prompt_ids(self.tokenizer, prompt) if isinstance(prompt, str) else tuple(prompt)
+        return GenerationRequest(uuid.uuid4().hex, ids, sampling, speculation)
 
     def _chunk(self, emission: Emission, text: TextStream) -> Chunk:
         if emission.finish_reason is FinishReason.ERROR:

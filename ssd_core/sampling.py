@@ -47,7 +47,9 @@ class TokenRule:
         self._has_penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
         self._is_seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self._counts = torch.zeros(vocab_size, device=device)
-        self._ends = list({*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)})
+        # A draft's vocabulary may be padded less than that of its target, whose tokens a request names.
+        ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
+        self._ends = [token for token in ends if token < vocab_size]
         self._masks_tail = sampling.top_p < 1 or sampling.min_p > 0 or 0 < sampling.top_k < vocab_size
         if self._has_penalties:
             self._is_seen[list(tokens)] = True
@@ -188,7 +190,8 @@ def _bias_row(logit_bias: dict[int, float], vocab_size: int, device: torch.devic
     if not logit_bias:
         return None
     row = torch.zeros(vocab_size, device=device)
-    row[list(logit_bias)] = torch.tensor(list(logit_bias.values()), device=device)
+    known = {token: bias for token, bias in logit_bias.items() if token < vocab_size}
+    row[list(known)] = torch.tensor(list(known.values()), device=device)
     return row
 
 

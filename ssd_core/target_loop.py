@@ -598,8 +598,10 @@ class TargetLoop:
     def _check(self, request: GenerationRequest, max_nodes: int) -> None:
         if not request.prompt:
             raise InvalidRequestError("prompt", "is empty")
-        if not all(0 <= token < self._engine.vocab_size for token in request.prompt):
-            raise InvalidRequestError("prompt", f"holds a token id outside [0, {self._engine.vocab_size})")
+        sampling = request.sampling
+        for field, tokens in (("prompt", request.prompt), ("stop_token_ids", sampling.stop_token_ids), ("logit_bias", sampling.logit_bias)):
+            if not all(0 <= token < self._engine.vocab_size for token in tokens):
+                raise InvalidRequestError(field, f"holds a token id outside [0, {self._engine.vocab_size})")
         length = len(request.prompt) + request.sampling.max_tokens
         if length > self._engine.max_model_len:
             field = "prompt" if len(request.prompt) >= self._engine.max_model_len else "max_tokens"

@@ -18,6 +18,13 @@ class TextDelta:
     is_stopped: bool
 
 
+def prompt_ids(tokenizer: Tokenizer, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
+    """The token ids of a prompt's text.
+
+    `add_special_tokens`: with what the tokenizer puts around a text, such as a token for its beginning."""
+    return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+
 class TextStream:
     """The text of one session. Text that may yet turn out to be the beginning of a stop string is held back until `finish`.
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from ssd_core.engine.base import Engine, Part
 from ssd_core.types import StepTimes
+
+if TYPE_CHECKING:
+    import torch
 
 
 class VirtualClock:

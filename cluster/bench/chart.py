@@ -1,10 +1,16 @@
-"""The report as a picture: speed by preset, acceptance by position, the gap on a hit."""
+"""The report as a picture: speed by preset and, where there was any speculation, acceptance by position and the gap on a hit."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cluster.bench.report import Report
+from ssd_core.pictures import draw_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = {
     "ar": "#9aa0a6",
@@ -21,20 +27,23 @@ OTHER = "#555555"
 
 def write_chart(report: Report, path: Path) -> None:
     """A PNG beside the JSON. Needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    panels = [_draw_speed]
+    if any(row.accepted_per_position for row in report.rows):
+        panels.append(_draw_acceptance)
+    if any(report.gap_on_hit.counts):
+        panels.append(_draw_gap)
+    width = 5.6 + 3.7 * (len(panels) - 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(draw_png(lambda figure: _draw(figure, report, panels), (width, 4.2), dpi=130))
 
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    speed, acceptance, gap = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
-    _draw_speed(speed, report)
-    _draw_acceptance(acceptance, report)
-    _draw_gap(gap, report)
+
+def _draw(figure: Figure, report: Report, panels: Sequence[Callable[[Any, Report], None]]) -> None:
+    (all_axes,) = figure.subplots(1, len(panels), squeeze=False, width_ratios=(1.5, 1, 1)[: len(panels)])
+    for axes, draw in zip(all_axes, panels, strict=True):
+        draw(axes, report)
     workload = report.workload
     sizes = f"{len(workload.prompts)} prompts x {workload.max_tokens} tokens, concurrency {workload.concurrency}"
     figure.suptitle(f"{report.model}: {sizes}\n{report.machine}", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
 
 
 def _draw_speed(axes, report: Report) -> None:  # type: ignore[no-untyped-def]

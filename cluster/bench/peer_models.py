@@ -11,7 +11,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from cluster.bench.peer import Drafting, Fork, PeerAnswer, PeerRequest
 from ssd_core.config import EngineConfig
-from ssd_core.engine.loader import load_model, load_tokenizer
+from ssd_core.engine.loader import load_tokenizer
+from ssd_core.engine.weights import load_model
+from ssd_core.text import prompt_ids
 
 
 class RoundTimes(BaseStreamer):
@@ -67,7 +69,7 @@ class PeerModels:
 
     def _encode(self, text: str) -> torch.Tensor:
         """[1, L]"""
-        return torch.tensor([self._tokenizer.encode(text, add_special_tokens=False).ids], device=self._target.device)
+        return torch.tensor([prompt_ids(self._tokenizer, text)], device=self._target.device)
 
     def _assistance(self, drafting: Drafting | None) -> dict[str, Any]:
         if drafting is None:

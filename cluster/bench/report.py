@@ -14,6 +14,7 @@ from cluster.bench.measure import BlockResult
 from cluster.bench.peer_check import PeerDifference
 from cluster.bench.peer_choice import Choice
 from cluster.bench.service import ServiceFacts
+from cluster.bench.speculated import warnings
 from cluster.bench.summary import Difference, Row, differences, summarise
 from cluster.bench.table import histogram, table
 from cluster.bench.workload import Workload
@@ -62,6 +63,7 @@ class Report:
             head,
             "\n".join(map(str, self.peer_choices)),
             table(self.rows),
+            "\n".join(warnings((row.preset, row.temperature, row.speculated) for row in self.rows)),
             self._gap_text(),
             self._exactness_text(),
             self._peer_exactness_text(),

@@ -46,6 +46,8 @@ class Row:
     """Of one request after its first token; median over blocks."""
     decode_ratio_to_ar: float | None
     tokens_per_round: float | None
+    speculated: float | None
+    """Share of rounds that submitted a speculation; None where there were no rounds, or the preset never speculates."""
     hit_rate: float | None
     accepted_per_position: tuple[float, ...]
     """[i] = share of rounds with a speculation that accepted at least i + 1 of its tokens."""
@@ -134,6 +136,7 @@ def _row(temperature: float, preset: str, own: Sequence[BlockResult], by_row: di
         decode_tokens_per_s=median(map(DECODE_SPEED, own)),
         decode_ratio_to_ar=paired_ratio(own, by_row.get((temperature, "ar"), ()), DECODE_SPEED),
         tokens_per_round=_share(num_tokens, num_rounds),
+        speculated=_share(num_drafts, num_rounds) if not is_peer and policy_of(contestant(preset).preset).uses_draft else None,
         hit_rate=_share(sums.hits, sums.lookups),
         accepted_per_position=_per_position([account.accepted_per_position for account in accounts], num_drafts),
         draft_wait_ms=_draft_wait_ms(accounts),

@@ -14,7 +14,7 @@ from autoscale.shapes import SHAPES, drawn, read_trace
 from autoscale.simulate import Comparison, compare, load_for
 from cluster.bench.table import aligned
 from cluster.commands.bench import command_line
-from cluster.commands.common import OK, Subparsers, add_subcommand, positive, progress, seed, write_file
+from cluster.commands.common import OK, Subparsers, add_subcommand, check_writable, positive, progress, seed, write_file
 from ssd_core.errors import ConfigError
 
 EXAMPLES = """\
@@ -26,10 +26,23 @@ A trace has lines like {"time_s": 0.5, "arrivals": 3, "tokens": 1536}: requests 
 the policies; by one who knows it beforehand (`clairvoyant`); by one who knows it and lets requests wait as long as the policies do
 (`patient`); and by what its peak needs. `least` is what it would cost if every target were always full."""
 
-HEADER = (
-    "sizes", "device-hours", "to clairvoyant", "to patient", "to least", "queue p50 s", "p99 s", "answer s", "targets, at most", "changes",
-    "drafts, at most", "changes", "reaction, periods",
-)  # fmt: skip
+COLUMNS = {
+    "sizes": "who decides how many targets and drafts there are: the policies; `clairvoyant`, who knows the load beforehand;\n"
+    "`patient`, who knows it and lets requests wait as long as the policies do; `static`, what the peak needs",
+    "device-hours": "devices that were held, times the hours",
+    "to clairvoyant": "their ratio to those of `clairvoyant`",
+    "to patient": "their ratio to those of `patient`",
+    "to least": "their ratio to what the load would take if every target were always full",
+    "queue p50 s": "seconds that a request waits for a place at a target, median over requests",
+    "queue p99 s": "the same, 99th percentile",
+    "answer s": "seconds from a request to its last token, mean",
+    "targets, at most": "targets held at the same time, those that start included",
+    "target changes": "periods in which their number changed",
+    "drafts, at most": "draft actors held at the same time",
+    "draft changes": "periods in which their number changed",
+    "reaction, periods": "decisions from the load's jump until as many targets are asked for as it needs; -: no jump, or never",
+}
+"""What the table says, with its unit, by the heading of each column."""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -56,6 +69,8 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.targets > MAX_TARGETS:
         raise ConfigError(f"--targets {args.targets}: no more than {MAX_TARGETS} are simulated")
+    check_writable("--json", args.json)
+    check_writable("--plot", args.plot)
     model = MODELS[args.pair]
     load = read_trace(args.trace) if args.trace else drawn(SHAPES[args.shape](load_for(model, args.targets)), args.seed)
     comparison = compare(model, load)
@@ -89,7 +104,8 @@ def _table(comparison: Comparison) -> str:
         )
         for row in rows
     )
-    return aligned([HEADER, *cells])
+    legend = "\n".join(f"{name}: {meaning}" for name, meaning in COLUMNS.items())
+    return f"{aligned([tuple(COLUMNS), *cells])}\n\n{legend}\nA period is {comparison.load.period_s:g} s: so often sizes are decided."
 
 
 def _content(comparison: Comparison, args: argparse.Namespace) -> dict[str, object]:

@@ -21,10 +21,12 @@ from cluster.commands.common import (
     add_config,
     add_subcommand,
     api_key,
-    find_config,
+    check_writable,
+    http_url,
     lookahead,
     positive,
     progress,
+    startable_config,
     temperature,
 )
 from cluster.config import RootConfig
@@ -65,7 +67,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the result as a PNG")
     where = parser.add_mutually_exclusive_group()
     add_config(where, is_option=True)
-    where.add_argument("--url", metavar="URL", help="measure a service that is up instead of starting one")
+    where.add_argument("--url", type=http_url, metavar="URL", help="measure a service that is up instead of starting one")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,10 +82,12 @@ def run(args: argparse.Namespace) -> int:
         lookahead=args.lookahead,
     )
     _check_peers(args)
+    check_writable("--json", args.json)
+    check_writable("--chart", args.chart)
     with ExitStack() as stack:
         url, room = args.url, None
         if url is None:
-            config = find_config(args.config or "demo")
+            config = startable_config(args.config or "demo")
             url = stack.enter_context(LocalService(config, progress=progress)).url
             room = _peer_room(config, stack) if workload.peers else None
         client = stack.enter_context(RestClient(url, api_key=api_key()))

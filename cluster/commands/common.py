@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
+import httpx
 from pydantic import ValidationError
 
 from cluster.config import CONFIGS, RootConfig, load_config
+from deployments.preflight import Findings, inspect_service
 from ssd_core.config import PRESETS, SpeculationConfig
 from ssd_core.errors import ConfigError
 
@@ -27,6 +30,20 @@ _STARTED = time.monotonic()
 def progress(line: str) -> None:
     """What is going on, with the seconds since the start, to stderr: results alone go to stdout."""
     print(f"[{time.monotonic() - _STARTED:6.1f} s] {line}", file=sys.stderr, flush=True)
+
+
+def check_writable(option: str, *files: Path | None) -> None:
+    """Raises ConfigError unless each can be written, before the work that is to fill it. Makes the folders they need."""
+    for file in files:
+        if file is None:
+            continue
+        folder = file.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{option} = {file}: the folder {folder} cannot be made: {error.strerror}") from error
+        if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+            raise ConfigError(f"{option} = {file}: {'it is a folder' if file.is_dir() else 'it cannot be written'}")
 
 
 def write_file(path: Path, text: str) -> None:
@@ -49,11 +66,24 @@ def add_subcommand(
 def find_config(name: str) -> RootConfig:
     """The configuration in a file, or in the shipped example of that name. Raises ConfigError."""
     shipped = {path.stem: path for path in CONFIGS.glob("*.yaml")}
-    if not Path(name).exists() and name in shipped:
+    if name in shipped and not Path(name).is_file():
         return load_config(shipped[name])
     if not Path(name).exists():
         raise ConfigError(f"{name}: no such file, nor a shipped example ({', '.join(sorted(shipped))})")
     return load_config(name)
+
+
+def startable_config(name: str) -> RootConfig:
+    """As `find_config`, with the files it names looked at, those of the hub fetched. Raises ConfigError."""
+    config = find_config(name)
+    raise_mistakes(name, inspect_service(config.service))
+    return config
+
+
+def raise_mistakes(name: str, findings: Findings) -> None:
+    """Raises ConfigError with a line for each mistake in the service of the configuration `name`."""
+    if findings.mistakes:
+        raise ConfigError("\n".join(f"{name}: service.{mistake}" for mistake in findings.mistakes))
 
 
 def api_key() -> str | None:
@@ -72,6 +102,28 @@ def add_config(parser: argparse._ActionsContainer, *, is_option: bool = False) -
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=PRESETS, help="how to speculate (default: as the service is configured)")
+
+
+def http_url(text: str) -> str:
+    shown = text.rpartition("@")[2]  # without the password that may stand before it
+    try:
+        url = urlsplit(text)
+        is_complete = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        httpx.URL(text)  # the client's own opinion
+    except (httpx.InvalidURL, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{shown!r}: {error}") from error
+    if not is_complete:
+        raise argparse.ArgumentTypeError(f"{shown!r} is not of the form http://HOST:PORT")
+    return text
+
+
+def utf8(text: str) -> str:
+    """Bytes of the command line that are no text arrive as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"not UTF-8 text (at character {error.start})") from error
+    return text
 
 
 def positive(text: str) -> int:

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from cluster.commands.common import OK, Subparsers, add_subcommand, progress, write_file
+from cluster.commands.common import OK, Subparsers, add_subcommand, check_writable, http_url, progress, write_file
 
 TOKEN = "GRAFANA_TOKEN"
 EXAMPLES = f"""\
@@ -21,7 +21,9 @@ def add(subparsers: Subparsers) -> None:
     parser = add_subcommand(subparsers, "dashboards", run, "Show what speculation does, in Grafana, from Prometheus.", EXAMPLES)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     pushing = actions.add_parser("push", help="bring everything into a running Grafana")
-    pushing.add_argument("--url", required=True, help=f"Grafana's; its token is taken from {TOKEN}, or user and password stand in it")
+    pushing.add_argument(
+        "--url", type=http_url, required=True, help=f"Grafana's; its token is taken from {TOKEN}, or user and password stand in it"
+    )
     rendering = actions.add_parser("render", help="write the files")
     rendering.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     rendering.add_argument("--target", action="append", metavar="HOST:PORT", help="of the service (default: localhost:8000; repeatable)")
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
         for line in push(args.url, os.environ.get(TOKEN), args.prometheus):
             progress(line)
         return OK
-    for path, text in files(args.target or ["localhost:8000"], args.prometheus, args.key_file).items():
+    rendered = files(args.target or ["localhost:8000"], args.prometheus, args.key_file)
+    check_writable("--out", *(args.out / path for path in rendered))
+    for path, text in rendered.items():
         write_file(args.out / path, text)
     return OK

@@ -10,7 +10,7 @@ from cluster.bench.run import run_bench
 from cluster.bench.workload import Workload, held_out_prompts
 from cluster.client import CompletionRequest, RestClient
 from cluster.commands.bench import command_line
-from cluster.commands.common import FAILED, OK, Subparsers, add_subcommand, find_config, positive, progress
+from cluster.commands.common import FAILED, OK, Subparsers, add_subcommand, check_writable, positive, progress, startable_config
 from cluster.config import HttpConfig
 from cluster.local import LocalService
 
@@ -33,7 +33,8 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     workload = Workload(prompts=held_out_prompts(args.prompts), temperatures=TEMPERATURES, max_tokens=args.max_tokens)
-    config = find_config("demo").model_copy(update={"http": HttpConfig(port=0)})
+    check_writable("--out", args.out / "demo.json", args.out / "demo.png")
+    config = startable_config("demo").model_copy(update={"http": HttpConfig(port=0)})
     with LocalService(config, progress=progress) as service, RestClient(service.url) as client:
         progress("one completion, streamed through POST /v1/completions:")
         print(SHOWN_PROMPT, end="", flush=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.commands.bench import command_line
-from cluster.commands.common import OK, Subparsers, add_subcommand, positive, progress
+from cluster.commands.common import OK, Subparsers, add_subcommand, check_writable, positive, progress
 from cluster.experiments.catalog import EXPERIMENTS
 from cluster.experiments.costs import read_costs
 from cluster.experiments.draw import write_plot
@@ -15,6 +15,8 @@ from cluster.experiments.experiment import Experiment
 from cluster.experiments.results import read_results
 
 FOLDER = Path(__file__).parent.parent / "experiments"
+"""What is shipped: results, pictures and the page that shows them."""
+OUT = Path("results/experiments")
 ALL = "all"
 NAMES = tuple(experiment.name for experiment in EXPERIMENTS)
 
@@ -32,14 +34,14 @@ def add(subparsers: Subparsers) -> None:
     plot = actions.add_parser("plot", help="draw pictures from results")
     plot.add_argument("names", nargs="*", type=_name, metavar="NAME", help=f"out of {', '.join(NAMES)} (default: all)")
     plot.add_argument("--results", type=Path, default=FOLDER / "results", metavar="DIR", help="where they lie (default: the stored ones)")
-    plot.add_argument("--out", type=Path, default=FOLDER / "plots", metavar="DIR", help="where PNGs go (default: beside the page)")
+    plot.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where PNGs go (default: {OUT})")
     plot.set_defaults(action=_plot)
     again = actions.add_parser("run", help="measure, and write results")
     again.add_argument("names", nargs="+", type=_name, metavar="NAME", help=f"out of {', '.join(NAMES)}; or {ALL}")
     again.add_argument("--prompts", type=positive, default=12, metavar="N", help="held-out prompts (default: 12)")
     again.add_argument("--max-tokens", type=positive, default=96, metavar="M", help="tokens of every answer (default: 96)")
     again.add_argument("--costs", type=Path, metavar="FILE", help="what passes cost, as JSON (default: measured)")
-    again.add_argument("--out", type=Path, default=Path("results/experiments"), metavar="DIR", help="(default: results/experiments)")
+    again.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"(default: {OUT})")
     again.set_defaults(action=_run)
 
 
@@ -49,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plot(args: argparse.Namespace) -> int:
+    check_writable("--out", *(args.out / f"{experiment.name}.png" for experiment in _named(args.names or [ALL])))
     for experiment in _named(args.names or [ALL]):
-        path = write_plot(experiment, read_results(args.results / f"{experiment.name}.json"), args.out)
+        path = write_plot(experiment, read_results(args.results / f"{experiment.name}.json", experiment), args.out)
         progress(f"wrote {path}")
     return OK
 
@@ -60,6 +63,7 @@ def _run(args: argparse.Namespace) -> int:
 
     wanted = _named(args.names)
     costs = read_costs(args.costs) if args.costs else None
+    check_writable("--out", *(args.out / f"{experiment.name}.json" for experiment in wanted))
     provenance = this_provenance(command_line(args.argv))
     rig = load_rig("embedded:target", "embedded:draft", costs, args.prompts, args.max_tokens)
     for experiment in wanted:

@@ -7,8 +7,22 @@ import sys
 from collections.abc import Iterator
 
 from cluster.client import CompletionRequest, RestClient
-from cluster.commands.common import OK, Subparsers, add_preset, add_subcommand, api_key, lookahead, positive, progress, seed, temperature
+from cluster.commands.common import (
+    OK,
+    Subparsers,
+    add_preset,
+    add_subcommand,
+    api_key,
+    http_url,
+    lookahead,
+    positive,
+    progress,
+    seed,
+    temperature,
+    utf8,
+)
 from ssd_core.config import SpeculationConfig
+from ssd_core.errors import ConfigError
 
 EXAMPLES = """\
   ssd-serve generate 'def fibonacci(n):'
@@ -18,17 +32,17 @@ EXAMPLES = """\
 
 def add(subparsers: Subparsers) -> None:
     parser = add_subcommand(subparsers, "generate", run, "Complete one prompt and show the text as it arrives.", EXAMPLES)
-    parser.add_argument("prompt", metavar="PROMPT", help="the text to go on from; - reads it from standard input")
+    parser.add_argument("prompt", type=utf8, metavar="PROMPT", help="the text to go on from; - reads it from standard input")
     add_preset(parser)
     parser.add_argument("--lookahead", type=lookahead, metavar="K", help="length of a chain speculation (sd, ssd)")
     parser.add_argument("--max-tokens", type=positive, default=128, metavar="N", help="longest output (default: 128)")
     parser.add_argument("--temperature", type=temperature, default=0.0, metavar="T", help="0 is greedy (default: 0)")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="same seed, same text, in every preset (default: 0)")
-    parser.add_argument("--url", metavar="URL", help="a running service; without it both models run in this process")
+    parser.add_argument("--url", type=http_url, metavar="URL", help="a running service; without it both models run in this process")
 
 
 def run(args: argparse.Namespace) -> int:
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = _standard_input() if args.prompt == "-" else args.prompt
     request = CompletionRequest(
         prompt=prompt,
         preset=args.preset,
@@ -41,6 +55,13 @@ def run(args: argparse.Namespace) -> int:
         print(piece, end="", flush=True)
     print()
     return OK
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"PROMPT = -: standard input is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def _from_service(url: str, request: CompletionRequest) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cluster.commands.common import OK, Subparsers, add_subcommand, progress
+from cluster.commands.common import OK, Subparsers, add_subcommand, check_writable, progress
 from ssd_core.config import EngineConfig
 from ssd_core.errors import ConfigError
 
@@ -30,11 +30,16 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ssd_core.engine.inflate import inflate, shape_config
-    from ssd_core.engine.loader import load_model, resolve
+    from ssd_core.engine.loader import resolve
     from ssd_core.engine.sparse_checkpoint import write_sparse
+    from ssd_core.engine.weights import find_device, load_model
 
+    if args.folder.exists() and not args.folder.is_dir():
+        raise ConfigError(f"FOLDER = {args.folder}: it is a file")
     if args.folder.exists() and any(args.folder.iterdir()):
         raise ConfigError(f"FOLDER = {args.folder}: it is not empty")
+    find_device(args.device)
+    check_writable("FOLDER", args.folder / "model.safetensors")
     small = load_model(EngineConfig(model=args.model, dtype=args.dtype))
     large = inflate(small, shape_config(small.config, args.shape), args.device, small.dtype)
     write_sparse(large, args.folder, resolve(args.model))

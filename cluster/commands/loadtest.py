@@ -18,6 +18,8 @@ from cluster.commands.common import (
     add_preset,
     add_subcommand,
     api_key,
+    check_writable,
+    http_url,
     positive,
     positive_number,
     progress,
@@ -45,7 +47,7 @@ MOST_STEPS = 20
 
 def add(subparsers: Subparsers) -> None:
     parser = add_subcommand(subparsers, "loadtest", run, "Put load on a running service, and say what its clients see.", EXAMPLES)
-    parser.add_argument("--url", required=True, help="of the service; SSD_API_KEY is its key, where it wants one")
+    parser.add_argument("--url", type=http_url, required=True, help="of the service; SSD_API_KEY is its key, where it wants one")
     load = parser.add_mutually_exclusive_group(required=True)
     load.add_argument("--rate", type=positive_number, metavar="R", help="so many requests a second on average, whenever they come")
     load.add_argument("--clients", type=positive, metavar="N", help="so many clients, each with one request at a time")
@@ -64,13 +66,16 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    key = api_key()
+    key, prompts = api_key(), held_out_prompts(args.prompts)
+    load = None if args.ramp else _load(args, prompts)
+    if args.out:
+        check_writable("--out", args.out / "report.html", args.out / "report.json")
     with RestClient(args.url, api_key=key) as client:
         target = Target(client.url, client.model, key, args.preset, args.temperature)
     objectives = Objectives(args.first_token_ms / 1e3, args.token_ms / 1e3)
     steps: list[Step] = []
     with Workers(args.processes) as workers:
-        for step, outcomes in _steps(args, workers, target, objectives):
+        for step, outcomes in _steps(args, workers, target, objectives, prompts, load):
             progress(f"offered {step.offered:.2f}/s: answered {step.throughput:.2f}/s, good {step.attainment:.0%}")
             steps.append((step, outcomes))
     if not steps:
@@ -84,15 +89,17 @@ def run(args: argparse.Namespace) -> int:
     return OK if any(step.num_ok for step, _ in steps) else FAILED
 
 
-def _steps(args: argparse.Namespace, workers: Workers, target: Target, objectives: Objectives) -> Iterator[Step]:
-    prompts = held_out_prompts(args.prompts)
-    if args.ramp:
+def _steps(
+    args: argparse.Namespace, workers: Workers, target: Target, objectives: Objectives, prompts: tuple[str, ...], load: Load | None
+) -> Iterator[Step]:
+    """`load`: None for a ramp."""
+    if load is None:
         yield from ramp(
             partial(workers.run, target), objectives, prompts,
             rate=args.ramp, factor=FACTOR, most_steps=MOST_STEPS, seconds=args.seconds, max_tokens=args.max_tokens, seed=args.seed,
         )  # fmt: skip
     else:
-        outcomes = workers.run(target, _load(args, prompts))
+        outcomes = workers.run(target, load)
         if outcomes:
             yield summary(outcomes, objectives), outcomes
 

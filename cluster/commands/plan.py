@@ -8,7 +8,18 @@ from typing import Any
 
 import yaml
 
-from cluster.commands.common import OK, USAGE, Subparsers, add_subcommand, positive, positive_number, progress, temperature
+from cluster.bench.speculated import warnings
+from cluster.commands.common import (
+    OK,
+    USAGE,
+    Subparsers,
+    add_subcommand,
+    check_writable,
+    positive,
+    positive_number,
+    temperature,
+    write_file,
+)
 from cluster.plan.demand import ClusterConfig
 from cluster.plan.from_bench import Measured, measured
 from cluster.plan.placement import place
@@ -62,6 +73,7 @@ def _place(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    check_writable("--save", args.save)
     cases = _from_bench(args) if args.bench else [_from_yaml(args.figures)]
     if args.save and len(cases) > 1:
         raise ConfigError(f"--save: choose one --temperature of {', '.join(f'{case.temperature:g}' for case in cases)}")
@@ -71,10 +83,11 @@ def _predict(args: argparse.Namespace) -> int:
             print(f"temperature {case.temperature:g}, {figures.concurrency} at a time")
         # A measurement of something else is nothing to compare with.
         print(plan_text(plan(figures, args.prefer or "speed"), case.tokens_per_s if figures == case.figures else None) + "\n")
+        for line in warnings((preset, case.temperature, share) for preset, share in case.speculated.items()):
+            print(line + "\n")
         if args.save:
             content = figures.model_dump(mode="json", by_alias=True, exclude_none=True)
-            args.save.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-            progress(f"wrote {args.save}")
+            write_file(args.save, yaml.safe_dump(content, sort_keys=False))
     print(LEGEND)
     return OK
 
@@ -88,7 +101,7 @@ def _from_bench(args: argparse.Namespace) -> list[Measured]:
 
 
 def _from_yaml(path: str) -> Measured:
-    return Measured(0.0, validated(Figures, read_yaml(Path(path)), path), {})
+    return Measured(0.0, validated(Figures, read_yaml(Path(path)), path), {}, {})
 
 
 def _what_if(figures: Figures, args: argparse.Namespace) -> Figures:

@@ -6,7 +6,7 @@ import argparse
 import json
 import threading
 
-from cluster.commands.common import OK, Subparsers, add_config, add_subcommand, find_config, progress
+from cluster.commands.common import OK, Subparsers, add_config, add_subcommand, progress, startable_config
 from cluster.local import LocalService
 
 EXAMPLES = """\
@@ -20,7 +20,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = find_config(args.config)
+    config = startable_config(args.config)
     try:
         with LocalService(config, progress=progress) as service:
             body = json.dumps({"model": config.service.model_name, "prompt": "import os\n", "max_tokens": 64, "stream": True})

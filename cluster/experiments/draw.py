@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.experiments.experiment import Experiment
 from cluster.experiments.rates import Metric, speedup
 from cluster.experiments.results import Point, Results
+from ssd_core.pictures import draw_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,20 +28,16 @@ NUM_COLOURS = 128
 
 
 def write_plot(experiment: Experiment, results: Results, folder: Path) -> Path:
-    """Needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Needs no display. The same results give the same bytes."""
     from PIL import Image
 
-    figure = Figure(figsize=experiment.size, layout="constrained", dpi=DPI)
-    canvas = FigureCanvasAgg(figure)
-    figure.suptitle(f"{experiment.title}\n{_conditions(results)}", fontsize=9)
-    experiment.draw(figure, results)
-    canvas.draw()
+    def draw(figure: Figure) -> None:
+        figure.suptitle(f"{experiment.title}\n{_conditions(results)}", fontsize=9)
+        experiment.draw(figure, results)
+
+    picture = Image.open(io.BytesIO(draw_png(draw, experiment.size, DPI))).convert("RGB")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{experiment.name}.png"
-    size = canvas.get_width_height()
-    picture = Image.frombuffer("RGBA", size, canvas.buffer_rgba().tobytes(), "raw", "RGBA", 0, 1).convert("RGB")
     picture.quantize(NUM_COLOURS).save(path, optimize=True)
     return path
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.experiments.costs import Costs
 from cluster.experiments.setting import Setting
 from cluster.yaml_errors import read_json, validated
 from ssd_core.config import Config
+from ssd_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.experiments.experiment import Experiment
 
 
 class Account(Config):
@@ -97,6 +102,15 @@ class Results(Config):
         return path
 
 
-def read_results(path: Path) -> Results:
-    """Raises ConfigError."""
-    return validated(Results, read_json(path), str(path))
+def read_results(path: Path, experiment: Experiment | None = None) -> Results:
+    """`experiment`: whose results they must be, whole; None: of any. Raises ConfigError."""
+    results = validated(Results, read_json(path), str(path))
+    if experiment is None:
+        return results
+    if results.experiment != experiment.name:
+        raise ConfigError(f"{path}: experiment = {results.experiment!r}: these are not the results of {experiment.name}")
+    measured = [point.setting for point in results.points]
+    missing = sum(setting not in measured for setting in experiment.settings)
+    if missing:
+        raise ConfigError(f"{path}: points: {missing} of the {len(experiment.settings)} settings of {experiment.name} are missing")
+    return results

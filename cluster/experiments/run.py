@@ -18,6 +18,7 @@ from cluster.experiments.results import Provenance, Results
 from cluster.experiments.rig import Rig
 from deployments.engines import load_engine, load_tokenizer
 from ssd_core.config import EngineConfig
+from ssd_core.text import prompt_ids
 
 NUM_SHIPPED = 256
 """Held-out prompts."""
@@ -26,7 +27,7 @@ NUM_SHIPPED = 256
 def load_rig(target: str, draft: str, costs: Costs | None, num_prompts: int, max_tokens: int) -> Rig:
     """Models by name. Without `costs` they are measured."""
     tokenizer = load_tokenizer(target).tokenizer
-    prompts = [tuple(tokenizer.encode(prompt, add_special_tokens=False).ids) for prompt in held_out_prompts(NUM_SHIPPED)]
+    prompts = [prompt_ids(tokenizer, prompt) for prompt in held_out_prompts(NUM_SHIPPED)]
     target_engine, draft_engine = load_engine(EngineConfig(model=target)), load_engine(EngineConfig(model=draft))
     costs = costs or measure_costs(target_engine, draft_engine, prompts)
     return Rig(target_engine, draft_engine, prompts, costs, num_prompts, max_tokens)

@@ -10,7 +10,7 @@ from random import Random
 
 from pydantic import Field
 
-from cluster.yaml_errors import validated
+from cluster.yaml_errors import read_text, validated
 from ssd_core.config import Config, FiniteFloat
 from ssd_core.errors import ConfigError
 
@@ -46,11 +46,8 @@ def poisson(rate: float, seconds: float, prompts: Sequence[str], max_tokens: int
 
 def recorded(path: Path, prompts: Sequence[str], max_tokens: int) -> list[Arrival]:
     """By time. Raises ConfigError, which names the line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"--trace: {path}: {error.strerror}") from None
-    told = [_line(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    lines = enumerate(read_text(path).splitlines(), start=1)
+    told = [_line(path, number, line) for number, line in lines if line.strip()]
     if not told:
         raise ConfigError(f"--trace: {path} has no requests")
     told.sort(key=lambda line: line.at_s)
@@ -60,6 +57,6 @@ def recorded(path: Path, prompts: Sequence[str], max_tokens: int) -> list[Arriva
 def _line(path: Path, number: int, line: str) -> TraceLine:
     try:
         content = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{path}:{number}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}:{number}: not JSON: {error}") from None
     return validated(TraceLine, content, f"{path}:{number}")

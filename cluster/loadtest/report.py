@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cluster.bench.table import aligned
 from cluster.loadtest.ramp import Step
 from cluster.loadtest.requests import Outcome
 from cluster.loadtest.summary import QUANTILES, Objectives, Summary
+from ssd_core.pictures import draw_png, log_scale_in_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,8 +51,9 @@ class Report:
     def page(self) -> str:
         rows = [HEADER, *(_cells(step) for step, _ in self.steps)]
         table = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        pictures = [_over_time(self.steps[-1][1]), *([_over_load(self.steps)] if len(self.steps) > 1 else [])]
-        images = "".join(f'<p><img src="data:image/png;base64,{_png(figure)}"></p>' for figure in reversed(pictures))
+        images = _image(partial(_over_time, outcomes=self.steps[-1][1]), OVER_TIME)
+        if len(self.steps) > 1:
+            images = _image(partial(_over_load, steps=self.steps), OVER_LOAD) + images
         return PAGE.format(
             title=html.escape(self.title),
             command=html.escape(self.command),
@@ -63,12 +65,14 @@ class Report:
 
 
 PAGE = """<!doctype html>
-<html><head><meta charset="utf-8"><title>{title}</title><style>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
 body {{ font: 14px sans-serif; margin: 2em; }} td {{ padding: 2px 10px; text-align: right; border-bottom: 1px solid #ddd; }}
 tr:first-child td {{ font-weight: bold; }} code {{ background: #f3f3f3; padding: 2px 4px; }} img {{ max-width: 100%; }}
+.wide {{ overflow-x: auto; }}
 </style></head><body>
 <h1>{title}</h1><p><code>{command}</code></p><p>{machine}</p>
-<table>{table}</table><p>{limits}</p>
+<div class="wide"><table>{table}</table></div><p>{limits}</p>
 {images}
 </body></html>
 """
@@ -92,8 +96,11 @@ def _cells(step: Summary) -> tuple[str, ...]:
     )
 
 
-def _over_load(steps: Sequence[Step]) -> Figure:
-    figure = _new_figure()
+OVER_LOAD = "By offered requests a second: those answered and those good; quantiles of the seconds to the first token."
+OVER_TIME = "By the time each request of the last load was sent: its seconds to the first token; its seconds to the end."
+
+
+def _over_load(figure: Figure, steps: Sequence[Step]) -> None:
     rates, times = figure.subplots(1, 2)
     offered = [step.offered for step, _ in steps]
     for name, values in (("answered", [step.throughput for step, _ in steps]), ("good", [step.goodput for step, _ in steps])):
@@ -102,16 +109,14 @@ def _over_load(steps: Sequence[Step]) -> Figure:
     answered = [step for step, _ in steps if step.num_ok]
     for i, q in enumerate(QUANTILES):
         times.plot([step.offered for step in answered], [step.first_token_s[i] for step in answered], marker="o", label=f"p{100 * q:g}")
-    times.set_yscale("log")
+    log_scale_in_numbers(times)
     for axes, label in ((rates, "requests a second"), (times, "seconds to the first token")):
         axes.set_xlabel("offered requests a second")
         axes.set_ylabel(label)
         axes.legend(frameon=False)
-    return figure
 
 
-def _over_time(outcomes: Sequence[Outcome]) -> Figure:
-    figure = _new_figure()
+def _over_time(figure: Figure, outcomes: Sequence[Outcome]) -> None:
     firsts, walls = figure.subplots(1, 2)
     ok, failed = [o for o in outcomes if o.is_ok], [o for o in outcomes if not o.is_ok]
     firsts.plot([o.sent_at_s for o in ok], [o.first_token_s for o in ok], ".")
@@ -122,19 +127,9 @@ def _over_time(outcomes: Sequence[Outcome]) -> Figure:
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
     walls.legend(frameon=False)
-    return figure
 
 
-def _new_figure() -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4), layout="constrained", dpi=100)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure) -> str:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return base64.b64encode(content.getvalue()).decode()
+def _image(draw: Callable[[Figure], None], description: str) -> str:
+    """`description`: for who does not see the picture."""
+    content = base64.b64encode(draw_png(draw, (11, 4), dpi=100)).decode()
+    return f'<p><img alt="{html.escape(description)}" src="data:image/png;base64,{content}"></p>'

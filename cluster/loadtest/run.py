@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import multiprocessing
+import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -43,12 +44,17 @@ class Workers:
 
     def __init__(self, num_processes: int) -> None:
         self._num_processes = num_processes
-        self._pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        # Ctrl-C reaches all processes of a terminal: it is ours, and ends them below.
+        self._pool = ProcessPoolExecutor(num_processes, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:  # what they are sending is of no use any more
+            for process in multiprocessing.active_children():
+                process.terminate()
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, target: Target, load: Load) -> list[Outcome]:

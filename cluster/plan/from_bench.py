@@ -29,6 +29,8 @@ class Measured:
     figures: Figures
     tokens_per_s: Mapping[str, float]
     """By preset: all tokens by all the time."""
+    speculated: Mapping[str, float]
+    """By preset that speculates: share of rounds after the first token that submitted a speculation."""
 
 
 def measured(run: Run) -> list[Measured]:
@@ -105,7 +107,12 @@ def _measured(run: Run, rows: Sequence[RunRow]) -> Measured:
         request_s=service.request_s,
         concurrency=concurrency,
     )
-    return Measured(rows[0].temperature, figures, {row.preset: row.num_tokens / row.wall_s for row in rows})
+    return Measured(
+        rows[0].temperature,
+        figures,
+        {row.preset: row.num_tokens / row.wall_s for row in rows},
+        {preset: own.row.totals.drafts / own.num_rounds for preset, own in parts.items() if policy_of(own.row.preset).uses_draft},
+    )
 
 
 @dataclass(frozen=True, slots=True)

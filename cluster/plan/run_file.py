@@ -11,7 +11,7 @@ from cluster.bench.peer import PEERS
 from cluster.bench.service import ServiceFacts
 from cluster.bench.totals import Totals
 from cluster.yaml_errors import read_json, validated
-from ssd_core.config import PresetName
+from ssd_core.config import FiniteFloat, PresetName
 from ssd_core.errors import ConfigError
 
 
@@ -20,9 +20,9 @@ class RunRow(BaseModel):
 
     temperature: float
     preset: PresetName
-    num_requests: int
-    num_tokens: int
-    wall_s: float
+    num_requests: int = Field(ge=1)
+    num_tokens: int = Field(ge=1)
+    wall_s: FiniteFloat = Field(gt=0)
     accepted_per_position: tuple[float, ...]
     totals: Totals
 
@@ -57,6 +57,6 @@ def read_run(path: Path) -> Run:
         raise ConfigError(f"{path}: service.pass_nodes: the service did not say how long its target's passes take")
     if run.service.num_targets not in (None, 1):
         raise ConfigError(f"{path}: service.num_targets = {run.service.num_targets:g}: figures are of one target replica")
-    if not all(row.totals.rounds > row.num_requests for row in run.rows):
+    if not all(row.totals.rounds > row.num_requests and row.totals.passes > row.totals.prompt_passes for row in run.rows):
         raise ConfigError(f"{path}: rows: the service counted no rounds, or answers of one token only")
     return run

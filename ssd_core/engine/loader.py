@@ -1,4 +1,4 @@
-"""Finds a model's files and loads its parts. Never runs code that comes with a model; weights are safetensors only.
+"""Finds a model's files and reads its tokenizer. Never runs code that comes with a model, and does without torch.
 
 Error messages begin with the field `model`; the caller puts the path of the configuration in front.
 """
@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from ssd_core.config import EngineConfig
-from ssd_core.engine.inflate import inflate, shape_config
 from ssd_core.errors import ConfigError
 
 EMBEDDED = "embedded:"
@@ -36,8 +33,14 @@ class LoadedTokenizer:
     """Jinja source; None for a base model without one."""
 
 
-def resolve(model: str) -> Path:
-    """The folder of a model: embedded, a folder, or downloaded from the hub into its cache. Of an inflated model, the small one's."""
+class NotCachedError(ConfigError):
+    """A model of the hub that is not, or not whole, in its cache: nothing can be said of it without a download."""
+
+
+def resolve(model: str, downloads: bool = True) -> Path:
+    """The folder of a model: embedded, a folder, or from the hub through its cache. Of an inflated model, the small one's.
+
+    `downloads`: False takes what the cache holds, and raises NotCachedError where that is not the whole model."""
     if model.startswith(EMBEDDED):
         name = model.removeprefix(EMBEDDED).partition(INFLATED)[0]
         if name not in EMBEDDED_NAMES:
@@ -49,59 +52,32 @@ def resolve(model: str) -> Path:
         raise ConfigError(f"model: the folder {model!r} does not exist")
     else:
         try:
-            folder = Path(snapshot_download(model, allow_patterns=FILES))
+            folder = Path(snapshot_download(model, allow_patterns=FILES, local_files_only=not downloads))
+        except LocalEntryNotFoundError as error:
+            if downloads:
+                raise ConfigError(f"model: {model!r} is neither a folder nor can it be had from the hub: {error}") from error
+            raise NotCachedError(f"model: {model!r} is not in the cache of the hub, and nothing is downloaded now") from error
         except (OSError, ValueError) as error:  # network, unknown name, no permission; a malformed name is a ValueError
             raise ConfigError(f"model: {model!r} is neither a folder nor can it be had from the hub: {error}") from error
+    if not downloads and not _is_ours(model) and not _is_whole(folder):
+        raise NotCachedError(f"model: {model!r} is in the cache of the hub in part only, and nothing is downloaded now")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model: {model!r}: no config.json in {folder}")
     return folder
 
 
-def load_model(config: EngineConfig) -> PreTrainedModel:
-    """The model in eval mode on its device."""
-    try:
-        device = torch.device(config.device)
-    except RuntimeError as error:
-        raise ConfigError(f"device: {config.device!r} is not a torch device") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: {config.device!r}, but torch finds no CUDA device here")
-    model = _stored_model(config)
-    if config.model.startswith(EMBEDDED) and INFLATED in config.model:
-        shape = config.model.partition(INFLATED)[2]
-        return inflate(model, shape_config(model.config, shape), config.device, model.dtype)
-    model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
-    return model
-
-
-def _stored_model(config: EngineConfig) -> PreTrainedModel:
-    """The model of the files, in memory."""
-    folder = resolve(config.model)
-    if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"model: {config.model!r}: no *.safetensors in {folder}; other formats are not loaded")
-    try:
-        model_config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=model_config,
-            dtype=getattr(torch, config.dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:  # what transformers raises for files it cannot use
-        raise ConfigError(f"model: {config.model!r} cannot be loaded as a causal language model: {error}") from error
-    model.eval()
-    return model
-
-
 def load_tokenizer(model: str) -> LoadedTokenizer:
     """Tokenizer, end-of-sequence ids and chat template of a model."""
-    folder = resolve(model)
+    return read_tokenizer(model, resolve(model))
+
+
+def read_tokenizer(model: str, folder: Path) -> LoadedTokenizer:
+    """The tokenizer of the `model` whose files lie in `folder`."""
     home = folder
     if not (home / "tokenizer.json").is_file() and (folder.parent / "tokenizer" / "tokenizer.json").is_file():
         home = folder.parent / "tokenizer"  # the embedded pair shares one
     if (home / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.from_file(str(home / "tokenizer.json"))
+        tokenizer = _stored_tokenizer(model, home / "tokenizer.json")
     else:
         tokenizer = _converted_tokenizer(model, home)
     settings = _read_json(home / "tokenizer_config.json")
@@ -111,8 +87,39 @@ def load_tokenizer(model: str) -> LoadedTokenizer:
     return LoadedTokenizer(tokenizer, eos_token_ids, _chat_template(home, settings))
 
 
+def check_same_tokens(target: str, target_tokenizer: Tokenizer, draft: str, draft_tokenizer: Tokenizer) -> None:
+    """Raises ConfigError unless both models' tokens mean the same.
+
+    Sizes of embeddings may differ: many models pad theirs beyond the tokenizer's."""
+    target_vocab, draft_vocab = target_tokenizer.get_vocab(), draft_tokenizer.get_vocab()
+    if target_vocab == draft_vocab:
+        return
+    common = len(target_vocab.items() & draft_vocab.items())
+    raise ConfigError(
+        f"draft.engine.model: {draft!r} and target.engine.model {target!r} have different vocabularies: "
+        f"{len(draft_vocab)} and {len(target_vocab)} tokens, {common} alike; a draft must use its target's tokenizer"
+    )
+
+
+def _is_ours(model: str) -> bool:
+    return model.startswith(EMBEDDED) or Path(model).is_dir()
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def _stored_tokenizer(model: str, file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ConfigError(f"model: {model!r}: {file} is no tokenizer: {error}") from error
+
+
 def _converted_tokenizer(model: str, folder: Path) -> Tokenizer:
     """For models that ship another tokenizer format: transformers converts what it knows."""
+    from transformers import AutoTokenizer  # takes seconds, and few models need it
+
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True).backend_tokenizer
     except (OSError, ValueError, ImportError, AttributeError) as error:  # AttributeError: a tokenizer without a fast form
@@ -148,7 +155,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"model: {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise ConfigError(f"model: {path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"model: {path} is not a JSON object")
     return content

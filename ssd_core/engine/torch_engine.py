@@ -19,9 +19,10 @@ from ssd_core.engine.kv import CellPool
 from ssd_core.engine.lean import LeanForward, can_be_lean
 from ssd_core.engine.library_check import ensure_right_products
 from ssd_core.engine.linear import optimize_for_cpu
-from ssd_core.engine.loader import load_model
 from ssd_core.engine.plain import PlainForward
+from ssd_core.engine.preflight import check_max_model_len
 from ssd_core.engine.runner import Runner, Work
+from ssd_core.engine.weights import load_model
 from ssd_core.errors import CapacityError, ConfigError
 from ssd_core.fast_path import has_fast_path
 
@@ -211,8 +212,7 @@ def _check_layers(model: PreTrainedModel, probe: ShapeProbe) -> None:
 
 
 def _max_model_len(wanted: int | None, longest: int | None, num_cells: int) -> int:
-    if wanted is not None and longest is not None and wanted > longest:
-        raise ConfigError(f"max_model_len: {wanted} is more than the model was made for ({longest})")
+    check_max_model_len(wanted, longest)
     return wanted or longest or num_cells
 
 

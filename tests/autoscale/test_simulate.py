@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +185,7 @@ def test_a_trace_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert load.arrivals.tolist() == [8.0] * 25 and load.tokens[:2].tolist() == [3606, 3622]
     out = [str(tmp_path / "out.json"), str(tmp_path / "out.png")]
     assert main(["autoscale", "simulate", "--trace", str(path), "--json", out[0], "--plot", out[1]]) == 0
-    table = capsys.readouterr().out
+    table = capsys.readouterr().out.partition("\n\n")[0]
     runs = json.loads(Path(out[0]).read_text())["runs"]
     assert (
         [run["name"] for run in runs]
@@ -213,3 +214,13 @@ def test_a_trace_without_requests_is_refused(tmp_path: Path, text: str, mistake:
 def test_more_targets_than_are_simulated_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["autoscale", "simulate", "burst", "--targets", "1001"]) == 2
     assert "1000" in capsys.readouterr().err
+
+
+def test_every_column_of_the_table_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["autoscale", "simulate", "burst", "--targets", "2"]) == 0
+    table, legend = capsys.readouterr().out.split("\n\n")
+    header = table.splitlines()[0]
+    explained = [line.partition(":")[0] for line in legend.splitlines()]
+    for column in re.split(r" {2,}", header.strip()):
+        assert explained.count(column) == 1, column
+    assert "A period is 10 s" in legend

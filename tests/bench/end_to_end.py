@@ -34,8 +34,9 @@ from cluster.local import APP_NAME, LocalService
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from ssd_core.config import EngineConfig, SpeculationConfig
 from ssd_core.engine.inflate import SHAPES
-from ssd_core.engine.loader import load_model, load_tokenizer, resolve
+from ssd_core.engine.loader import load_tokenizer, resolve
 from ssd_core.engine.sparse_checkpoint import write_sparse
+from ssd_core.engine.weights import load_model
 from tests.bench.bandwidth import copy_bandwidth
 from tests.bench.comparison import Comparison, Facts, Scene, comparison
 from tests.bench.timeline import Window, last_second

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import build_parser, main
+from cluster.local import LocalService
 from ssd_core.config import PRESETS
 
 
@@ -61,6 +62,44 @@ def test_a_bad_configuration_is_exit_code_2_before_anything_starts(
     (tmp_path / "bad.yaml").write_text("service: {target: {num_replicas: 0}}")
     assert main([word.format(tmp_path / "bad.yaml") for word in words]) == 2
     assert "bad.yaml: service.target.num_replicas = 0: Input should be greater than or equal to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["validate", "{}"], ["up", "{}"], ["bench", "--config", "{}"]], ids=" ".join)
+def test_files_that_a_configuration_names_are_looked_at_before_anything_starts(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalService, "__enter__", lambda service: pytest.fail("it was started"))
+    file = tmp_path / "bad.yaml"
+    service = {
+        "target": {"engine": {"model": f"{tmp_path}/none"}},
+        "draft": {"engine": {"model": "fake:it"}},
+        "api_keys_file": f"{tmp_path}/keys",
+    }
+    file.write_text(json.dumps({"service": service}))
+    assert main([word.format(file) for word in words]) == 2
+    told = capsys.readouterr().err.removeprefix("ssd-serve: ").splitlines()
+    for line, start in zip(told, ("target.engine.model: the folder", "draft.engine.model: 'fake:it'", "api_keys_file = "), strict=True):
+        assert line.startswith(f"{file}: service.{start}")
+
+
+def test_a_folder_of_a_shipped_examples_name_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert main(["validate", "demo"]) == 0
+    (tmp_path / "two-by-two").write_text("http: {port: 1}")
+    assert main(["validate", "two-by-two"]) == 0
+    assert "127.0.0.1:1," in capsys.readouterr().out
+
+
+def test_what_only_the_hub_has_is_not_called_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "hub.yaml"
+    file.write_text("service: {target: {engine: {model: nobody/nothing}}}")
+    assert main(["validate", str(file)]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{file}: not checked: service.target.engine.model: 'nobody/nothing' is not in the cache of the hub")
+    assert second == f"{file}: the rest is valid"
 
 
 def test_too_many_prompts_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,6 +140,27 @@ def test_the_power_law_is_found_again() -> None:
 def test_plot_draws_the_stored_results(tmp_path: Path) -> None:
     assert main(["experiments", "plot", "--out", str(tmp_path)]) == 0
     assert {path.stem for path in tmp_path.glob("*.png")} == set(NAMES)
+
+
+def test_plots_go_below_the_current_folder_and_never_into_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = {path: path.stat().st_mtime_ns for path in (FOLDER / "plots").iterdir()}
+    monkeypatch.chdir(tmp_path)
+    assert main(["experiments", "plot", "rules"]) == 0
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")] == [Path("results/experiments/rules.png")]
+    assert {path: path.stat().st_mtime_ns for path in (FOLDER / "plots").iterdir()} == shipped
+
+
+def test_the_same_results_give_the_same_bytes_whatever_the_users_settings(tmp_path: Path) -> None:
+    """In two processes, the second with other settings of matplotlib, fonts and hashes."""
+    (tmp_path / "matplotlibrc").write_text("font.family: serif\naxes.grid: True\nsavefig.dpi: 70\nfigure.facecolor: yellow\n")
+    own = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PYTHONHASHSEED": "7", "LC_ALL": "C"}
+    code = "import sys; from cluster.cli import main; sys.exit(main())"
+    for out, changes in (("one", {"PYTHONHASHSEED": "1"}), ("other", own)):
+        words = [sys.executable, "-c", code, "experiments", "plot", "--out", str(tmp_path / out)]
+        subprocess.run(words, env=os.environ | changes, check=True, capture_output=True)
+    assert len(NAMES) > 1
+    for name in NAMES:
+        assert (tmp_path / "one" / f"{name}.png").read_bytes() == (tmp_path / "other" / f"{name}.png").read_bytes(), name
 
 
 def test_results_that_are_not_there_or_not_results_are_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

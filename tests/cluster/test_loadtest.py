@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from matplotlib.figure import Figure
 
 from cluster.cli import main
 from cluster.loadtest.arrivals import Arrival, poisson, recorded
@@ -25,6 +26,7 @@ from cluster.loadtest.run import ClosedLoop, OpenLoop, Workers, shares_of
 from cluster.loadtest.summary import Objectives, quantiles, summary
 from cluster.local import free_port
 from ssd_core.errors import ConfigError
+from ssd_core.pictures import draw_png, log_scale_in_numbers
 
 OBJECTIVES = Objectives(first_token_s=0.5, token_s=0.1)
 
@@ -231,6 +233,26 @@ def test_quantiles_are_values_that_occurred() -> None:
     assert quantiles([3.0]) == (3.0, 3.0, 3.0) and quantiles([None]) == ()
 
 
+# ---------------------------------------------------------------- the pictures
+
+
+@pytest.mark.parametrize("first_token_s", [(0.61, 0.62), (0.06, 0.35), (0.05, 4.0), (0.001, 60.0)])
+def test_a_logarithmic_axis_is_labelled_with_plain_numbers(first_token_s: tuple[float, float]) -> None:
+    labels: list[str] = []
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot([1, 2], first_token_s)
+        log_scale_in_numbers(axes)
+        low, high = axes.get_ylim()
+        shown = zip(axes.yaxis.get_ticklocs(), axes.yaxis.get_ticklabels(), strict=True)
+        labels.extend(label.get_text() for place, label in shown if low <= place <= high)
+
+    draw_png(draw, (5, 4), dpi=100)
+    assert len(labels) >= 3
+    assert all(f"{float(label):g}" == label for label in labels)
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -243,6 +265,7 @@ def test_the_command_prints_a_table_and_writes_a_page_and_its_data(tmp_path: Pat
     told = json.loads((tmp_path / "report.json").read_text())
     assert len(told["steps"]) >= 2 and sum(len(step["outcomes"]) for step in told["steps"]) > 10
     page = (tmp_path / "report.html").read_text()
+    assert page.count('<p><img alt="By ') == page.count("<img") == 2 and '<meta name="viewport" content="width=device-width' in page
     assert page.count("data:image/png;base64,") == 2 and page.count("<tr>") == len(told["steps"]) + 1 and "--ramp 10" in page
 
 

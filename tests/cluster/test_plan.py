@@ -133,6 +133,17 @@ def test_the_plan_of_a_run_shows_measurement_and_error(tmp_path: Path, capsys: p
     assert line.split()[-2:] == ["85.9", "+0.0%"]
 
 
+@pytest.mark.parametrize(("drafts", "is_warned"), [(0, True), (6, False)])
+def test_a_run_that_hardly_speculated_is_said(drafts: int, is_warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = a_run()
+    content["rows"][2]["totals"]["drafts"] = drafts
+    assert main(["plan", "--bench", str(written(tmp_path, content))]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert [line.partition(": its")[0] for line in lines] == (
+        ["warning: ssd-tree at temperature 0 speculated in 0.0% of its rounds"] if is_warned else []
+    )
+
+
 def test_what_if_is_not_compared_with_what_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--bench", str(written(tmp_path, a_run())), "--draft-step-ms", "20", "--concurrency", "4"]) == 0
     told = capsys.readouterr().out

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from cluster.bench import chart
 from cluster.bench.fake import FakeClient
 from cluster.bench.machine import this_machine
 from cluster.bench.measure import BlockResult, measure
@@ -126,6 +130,17 @@ def test_the_report_says_that_tokens_differ() -> None:
     assert "identical tokens: NO" in report.text()
 
 
+def test_the_report_says_which_presets_hardly_speculated() -> None:
+    report = a_report()
+    assert "warning" not in report.text(), "plain decoding need not speculate"
+    assert [row.speculated for row in report.rows[:3]] == [None, 1.0, 1.0]
+    idle = a_report(FakeClient({"ar": 1, "sd": 3, "ssd-tree": 1}))
+    told = [line for line in idle.text().splitlines() if line.startswith("warning")]
+    assert [line.partition(": its")[0] for line in told] == [
+        f"warning: ssd-tree at temperature {temperature} speculated in 0.0% of its rounds" for temperature in ("0", "0.8")
+    ]
+
+
 def test_the_json_is_strict_and_whole() -> None:
     content = json.loads(a_report().to_json(), parse_constant=pytest.fail)
     assert content["identical_tokens"] is True
@@ -136,11 +151,26 @@ def test_the_json_is_strict_and_whole() -> None:
     assert content["rows"][2]["totals"]["pass_nodes"] == 2 * content["rows"][2]["totals"]["rounds"] > 0
 
 
-def test_the_chart_is_a_png(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from cluster.bench.chart import write_chart
-
-    write_chart(a_report(), tmp_path / "new" / "chart.png")
+def test_the_chart_is_a_png(tmp_path: Path) -> None:
+    chart.write_chart(a_report(), tmp_path / "new" / "chart.png")
     assert (tmp_path / "new" / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def panels_of(monkeypatch: pytest.MonkeyPatch, report: Report, path: Path) -> int:
+    """How many of the chart's panels hold something that is drawn; fails where one holds nothing."""
+    figures: list[Figure] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *args, **named: figures.append(figure))
+    chart.write_chart(report, path)
+    (figure,) = figures
+    assert all(axes.patches or axes.lines for axes in figure.axes)
+    return len(figure.axes)
+
+
+def test_a_chart_has_no_empty_panels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    report = a_report()
+    assert panels_of(monkeypatch, report, tmp_path / "c.png") == 3
+    unspeculated = [replace(row, accepted_per_position=(), gap_on_hit=Buckets((0.001,), (0,))) for row in report.rows]
+    assert panels_of(monkeypatch, replace(report, rows=tuple(unspeculated)), tmp_path / "c.png") == 1
 
 
 def test_table_columns_are_aligned() -> None:

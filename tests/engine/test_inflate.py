@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ssd_core.config import EngineConfig
 from ssd_core.engine import inflate as inflate_module
 from ssd_core.engine.inflate import inflate, resized
-from ssd_core.engine.loader import load_model, resolve
+from ssd_core.engine.loader import resolve
 from ssd_core.engine.sparse_checkpoint import write_sparse
+from ssd_core.engine.weights import load_model
 from ssd_core.errors import ConfigError
 
 SIZES = {

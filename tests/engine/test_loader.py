@@ -9,8 +9,9 @@ from tokenizers import Tokenizer, models
 
 from ssd_core.config import EngineConfig
 from ssd_core.engine.base import TRUNK_END, Part
-from ssd_core.engine.loader import load_model, load_tokenizer, resolve
+from ssd_core.engine.loader import load_tokenizer, resolve
 from ssd_core.engine.torch_engine import TorchEngine
+from ssd_core.engine.weights import load_model
 from ssd_core.errors import ConfigError
 from tests.engine.models import stock_logits, stock_model
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from deployments.engines import byte_tokenizer, check_same_vocabulary, load_engine, load_tokenizer
+from deployments.engines import byte_tokenizer, load_engine, load_tokenizer
 from ssd_core.config import EngineConfig
 from ssd_core.errors import ConfigError
 
@@ -27,16 +25,3 @@ def test_a_fake_engine_has_its_tokenizers_vocabulary() -> None:
 def test_a_misspelt_fake_is_a_config_error(model: str) -> None:
     with pytest.raises(ConfigError, match="fake:target"):
         load_engine(EngineConfig(model=model))
-
-
-def test_models_of_one_tokenizer_go_together() -> None:
-    check_same_vocabulary("fake:target", "fake:draft:3")
-
-
-def test_models_of_different_vocabularies_are_refused_by_name(tmp_path: Path) -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.add_tokens(["another"])
-    (tmp_path / "config.json").write_text('{"eos_token_id": 256}')
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ConfigError, match=r"draft.engine.model.*258 and 257 tokens, 257 alike"):
-        check_same_vocabulary("fake:target", str(tmp_path))

@@ -5,10 +5,10 @@ A miss is then an outcome that was not among the guesses, and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import linear_regression
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from cluster.experiments.draw import COLOURS, MARKERS, OTHERS, draw_curve, finish, log2_ticks
 from cluster.experiments.experiment import Experiment
@@ -44,8 +44,9 @@ def fitted(points: Sequence[Point]) -> PowerLaw:
     misses = [sum(p.account.lookups) - sum(p.account.hits) for p in points]
     lookups = [sum(p.account.lookups) for p in points]
     rates = [(missed + 0.5) / (looked_up + 1) for missed, looked_up in zip(misses, lookups, strict=True)]
-    slope, offset = np.polyfit(np.log([p.setting.x for p in points]), np.log(rates), 1)
-    return PowerLaw(float(np.exp(offset)), float(-slope))
+    # Exact sums: a library's solver rounds as its threads and the processor have it, and the picture's bytes with it.
+    slope, offset = linear_regression([math.log(p.setting.x) for p in points], [math.log(rate) for rate in rates])
+    return PowerLaw(math.exp(offset), -slope)
 
 
 def draw(figure: Figure, results: Results) -> None:
