@@ -85,7 +85,7 @@ class Plan:
     choices: tuple[Choice, ...]
     speculation: SpeculationConfig
     seed: int
-    """Of the first choice; the next ones count up."""
+    """Of the first choice; all others count up, so that equal prompts of one request get answers of their own."""
     is_stream: bool
     has_usage_chunk: bool
     has_continuous_usage: bool
@@ -178,10 +178,12 @@ class RequestParser:
                 parameters.max_tokens,
             )
         seed = parameters.seed if has_seed else secrets.randbits(62)
-        if seed + fields.n > 2**63:
+        prompt_of = [(index, prompt) for index, prompt in enumerate(prompts) for _ in range(fields.n)]
+        if seed + len(prompt_of) > 2**63:
             raise invalid("seed", "seed: too large for n")
-        by_seed = [parameters.model_copy(update={"seed": seed + i}) for i in range(fields.n)]
-        choices = tuple(Choice(index, prompt, one) for index, prompt in enumerate(prompts) for one in by_seed)
+        choices = tuple(
+            Choice(index, prompt, parameters.model_copy(update={"seed": seed + i})) for i, (index, prompt) in enumerate(prompt_of)
+        )
         options = fields.stream_options or StreamOptions()
         return Plan(
             is_chat=is_chat,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayActorError
+from ray.serve.context import _serve_request_context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
@@ -48,7 +50,8 @@ class ServeTarget:
         self, handle: DeploymentHandle, request: GenerationRequest, session_key: str
     ) -> AsyncGenerator[Emission | Refusal, None]:
         """A session key keeps a client's requests on one replica (see router.py)."""
-        response: Any = (handle.options(session_id=session_key) if session_key else handle).remote(request)
+        with _own_request_id():
+            response: Any = (handle.options(session_id=session_key) if session_key else handle).remote(request)
         is_finished = False
         try:
             async for answer in response:
@@ -67,6 +70,21 @@ class ServeTarget:
         finally:
             if not is_finished:
                 response.cancel()
+
+
+@contextmanager
+def _own_request_id() -> Iterator[None]:
+    """Have Serve give the call made meanwhile an id of its own.
+
+    Calls made while a request is handled inherit that request's internal id, and a router matches a call that waits for a replica by
+    exactly this id: of several calls with one id only the last would ever be given a replica."""
+    context = _serve_request_context.get()
+    token = _serve_request_context.set(replace(context, _internal_request_id="")) if context is not None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _serve_request_context.reset(token)
 
 
 def _is_cancelled() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
 import shutil
@@ -69,6 +70,25 @@ async def test_a_stream_equals_the_whole_and_plain_decoding(client: httpx.AsyncC
         assert (tokens, text) == (plain["token_ids"], plain["text"])
         assert last["usage"]["completion_tokens"] == 60
         assert last["metrics"]["speculative_decoding"]["rounds"] <= 60
+
+
+@pytest.mark.parametrize("fields", [{"n": 2}, {"n": 4}, {"prompt": ["def main(", "def main("]}, {"prompt": ["import ", "def "], "n": 2}])
+async def test_several_answers_of_one_request_are_those_of_single_ones(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    sampling = {"max_tokens": 20, "temperature": 1.0}
+    prompts = fields.get("prompt", [PROMPT["prompt"]])
+    each = [prompt for prompt in prompts for _ in range(fields.get("n", 1))]
+    singles = [(await whole(client, **sampling, prompt=prompt, seed=7 + i))["choices"][0]["token_ids"] for i, prompt in enumerate(each)]
+    assert len({tuple(tokens) for tokens in singles}) == len(each), "the seeds differ, and so do the answers"
+    together = await whole(client, **sampling, **fields, seed=7)
+    assert [choice["token_ids"] for choice in together["choices"]] == singles
+    pieces: list[list[int]] = [[] for _ in each]
+    body = {**PROMPT, **sampling, **fields, "seed": 7, "stream": True}
+    async with client.stream("POST", "/v1/completions", json=body) as answer:
+        lines = [line.removeprefix("data: ") async for line in answer.aiter_lines() if line]
+    for line in lines[:-1]:
+        for choice in json.loads(line)["choices"]:
+            pieces[choice["index"]] += choice["token_ids"]
+    assert lines[-1] == "[DONE]" and pieces == singles
 
 
 async def test_python_callers_get_the_same_tokens(service: Running, client: httpx.AsyncClient) -> None:
