@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from cluster.client import bearer
 from cluster.config import RootConfig
 from deployments.config import ServiceConfig
+from deployments.http_guard import known_keys
 from deployments.serve_environment import CLUSTER_ENVIRONMENT
 from ssd_core.errors import SSDError
 
@@ -76,6 +78,8 @@ class LocalService:
         self._temp_dir: Path | None = None
         self._owns_ray = config.ray.address is None
         self._port = config.http.port or free_port(config.http.host)
+        self.api_key = next(iter(known_keys(config.service)), None)
+        """One that the service accepts; None where it asks for none."""
 
     def __repr__(self) -> str:
         return f"LocalService({self.url}, model={self._config.service.model_name})"
@@ -179,9 +183,12 @@ class LocalService:
             waiting = [name for name, deployment in application.deployments.items() if deployment.status != "HEALTHY"]
             return ", ".join(waiting) or "the application"
         try:
-            return "" if httpx.get(f"{self.url}/ready", timeout=5.0).status_code == 200 else "the models to warm up"
+            answer = httpx.get(f"{self.url}/ready", headers=bearer(self.api_key), timeout=5.0)
         except httpx.TransportError:
             return "the HTTP front"
+        if answer.status_code == 401:
+            raise StartError(f"{self.url}/ready refuses the key of this configuration")
+        return "" if answer.status_code == 200 else "the models to warm up"
 
 
 def _service_builder() -> AppBuilder:

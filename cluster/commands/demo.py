@@ -34,7 +34,7 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     workload = Workload(prompts=held_out_prompts(args.prompts), temperatures=TEMPERATURES, max_tokens=args.max_tokens)
     config = find_config("demo").model_copy(update={"http": HttpConfig(port=0)})
-    with LocalService(config, progress=progress) as service, RestClient(service.url) as client:
+    with LocalService(config, progress=progress) as service, RestClient(service.url, api_key=service.api_key) as client:
         progress("one completion, streamed through POST /v1/completions:")
         print(SHOWN_PROMPT, end="", flush=True)
         for piece in client.stream(CompletionRequest(SHOWN_PROMPT, max_tokens=args.max_tokens)):
