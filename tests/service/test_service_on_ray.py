@@ -16,11 +16,11 @@ import httpx
 import pytest
 import ray
 
-from cluster.local import free_port
 from cluster.monitoring.alerts import ALERTS
 from cluster.monitoring.dashboards import DASHBOARDS
 from cluster.monitoring.prometheus import RULES_FILE, as_yaml, rules, scrape_config
 from cluster.monitoring.ratios import RATIOS
+from cluster.ports import free_port
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from deployments.metric_tables import BY_NAME
 from ssd_core.config import EngineConfig
