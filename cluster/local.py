@@ -140,7 +140,7 @@ class LocalService:
             return
         self._progress(f"starting a local Ray with {self._config.num_logical_cpus} logical CPUs")
         self._temp_dir = self._config.ray.temp_dir or Path(tempfile.mkdtemp(prefix="ssd-"))
-        self._folder = Path(tempfile.mkdtemp(prefix="ssd-s-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="ssd-", dir=None if len(tempfile.gettempdir()) <= 18 else "/tmp"))  # sockets lie in it
         self._set_own_environment(self._folder)
         try:
             self._init_local()
@@ -281,7 +281,7 @@ def _job_config() -> JobConfig:
     """Workers import the packages that this process imports. Ray by itself puts the current directory and the script's folder first."""
     from ray.job_config import JobConfig
 
-    class OwnPackages(JobConfig):  # type: ignore[misc]
+    class OwnPackages(JobConfig):
         def _serialize(self) -> bytes:
             root = str(Path(__file__).parent.parent)
             self._py_driver_sys_path = [] if root in (get_path("purelib"), get_path("platlib")) else [root]

@@ -47,8 +47,8 @@ def serve_environment(folder: Path) -> dict[str, str]:
     environment["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(first)
     environment["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(first + INGRESS_BLOCK - 1)
     environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"] = str(folder / "haproxy.cfg")
-    environment["RAY_SERVE_HAPROXY_SOCKET_PATH"] = str(folder / "admin.sock")
-    environment["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"] = str(folder / "metrics.sock")
+    environment["RAY_SERVE_HAPROXY_SOCKET_PATH"] = str(folder / "a.sock")
+    environment["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"] = str(folder / "m.sock")
     environment["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"] = str(folder)
     environment["RAY_SERVE_HAPROXY_SERVER_STATE_FILE"] = str(folder / "server-state")
     environment["SSD_HAPROXY_INTERNAL_HOST"] = "127.0.0.1"
