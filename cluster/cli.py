@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    """As Ctrl-C: whatever was started is stopped on the way out."""
+    """As Ctrl-C: whatever was started is stopped on the way out, which a second SIGTERM does not cut short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -64,11 +64,16 @@ class Completion:
     account: Account
 
 
+def bearer(api_key: str | None) -> dict[str, str]:
+    """The header that shows a key; empty for none."""
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 class RestClient:
     """One service. Threads may share it."""
 
     def __init__(self, url: str, model: str | None = None, api_key: str | None = None) -> None:
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = bearer(api_key)
         self._http = httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, headers=headers)
         self._model = model
         self.url = url.rstrip("/")

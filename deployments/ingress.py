@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.config import ServiceConfig
 from deployments.http_app import build_http_app
+from deployments.http_errors import ApiError
 from deployments.messages import Chunk
 from deployments.ray_metrics import publish_forever
 from deployments.serve_target import ServeTarget
@@ -37,8 +38,10 @@ class Ingress:
     async def generate(self, prompt: str | Sequence[int], **params: Any) -> AsyncIterator[Chunk]:
         """One prompt, streamed. `params` are the fields of /v1/completions (max_tokens, temperature, seed, preset, ...); the last
         chunk carries finish reason and stats. Raises ApiError, which names the field. Closing the stream cancels the session."""
+        if params.get("n") not in (None, 1):
+            raise ApiError(400, f"n: {params['n']!r}: a handle's call streams one answer; make one call for each", "n")
         await asyncio.shield(self._connecting)
-        plan = self._service.parser.sampled(prompt, {**params, "n": 1})
+        plan = self._service.parser.sampled(prompt, params)
         async with aclosing(self._service.stream(plan)) as pieces:
             async for piece in pieces:
                 yield piece.chunk

@@ -41,5 +41,7 @@ def _cluster_environment() -> dict[str, str]:
 
 CLUSTER_ENVIRONMENT: dict[str, str] = _cluster_environment()
 """For whoever starts Ray, before it is imported there: all of Serve's processes must agree on it. HAProxy passes HTTP straight to the
-ingress replicas; the Python proxy would take part in every chunk. It binds two ports of its own besides the service's (see
-RAY_SERVE_HAPROXY_METRICS_PORT, RAY_SERVE_HAPROXY_STATS_PORT): a second service on one host needs others."""
+ingress replicas; the Python proxy would take part in every chunk. Besides the service's port it binds those of
+RAY_SERVE_HAPROXY_METRICS_PORT (9101) and RAY_SERVE_HAPROXY_STATS_PORT (8404), and Serve's fallback proxy that of
+RAY_SERVE_FALLBACK_PROXY_HTTP_PORT (8500). A pod of its own may keep these; services that share a host need others, and
+`cluster/ports.py` chooses them for a Ray that we start. Who joins a running Ray takes what its processes were started with."""

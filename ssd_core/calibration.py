@@ -9,6 +9,7 @@ root, is corrected by a shift of the log odds (Platt 1999, without the slope: th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,10 @@ class EdgeCalibration:
         return row
 
     def observe(self, choices: Sequence[Observed]) -> None:
+        """Learn from these choices. Candidates whose scores are no numbers teach nothing: one of them would be remembered for ever."""
+        choices = [seen for seen in choices if _are_comparable(seen.candidates.scores)]
+        if not choices:
+            return
         ranks = [seen.candidates.tokens.index(seen.chosen) if seen.chosen in seen.candidates.tokens else None for seen in choices]
         scores = np.array([seen.candidates.scores for seen in choices])[:, None]  # [choices, 1, candidates]
         probabilities = softmax(scores, _SCALES[:, None])  # [choices, scales, candidates]
@@ -90,8 +95,14 @@ def edge_probabilities(scores: NDArray[Any], corrections: Corrections) -> NDArra
 def shifted(probabilities: NDArray[Any], shifts: NDArray[Any]) -> NDArray[Any]:
     """The probabilities [N, up to _RANKS] whose log odds are greater by `shifts` [N, _RANKS]."""
     odds = np.exp(shifts[:, : probabilities.shape[1]])
-    result: NDArray[Any] = probabilities * odds / (1.0 + probabilities * (odds - 1.0))
+    # By rounding it may exceed 1, where other candidates have nothing.
+    result: NDArray[Any] = np.minimum(probabilities * odds / (1.0 + probabilities * (odds - 1.0)), 1.0)
     return result
+
+
+def _are_comparable(scores: Sequence[float]) -> bool:
+    """Whether these scores descend from a finite number, and may be -inf behind."""
+    return isfinite(scores[0]) and all(score <= scores[0] for score in scores)
 
 
 def _depth_class(depth: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import NamedTuple
 
 MEMORY = 0.98
@@ -30,6 +31,9 @@ class LinearFit:
         self.observe(*start)
 
     def observe(self, x: float, y: float) -> None:
+        """Take an observation in. One that is not finite says nothing, and would be remembered for ever."""
+        if not (isfinite(x) and isfinite(y)):
+            return
         self._weight = MEMORY * self._weight + 1.0
         self._x = MEMORY * self._x + x
         self._xx = MEMORY * self._xx + x * x

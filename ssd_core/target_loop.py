@@ -482,10 +482,8 @@ class TargetLoop:
             rows = slice(starts[i], starts[i + 1])
             if not entry.is_last_chunk:
                 self._engine.advance(entry.session.id, range(len(entry.pending)))
-            elif not all(chosen.is_finite[rows]):
-                self._finish(entry.session, (), FinishReason.ERROR, error="the target's logits are not finite")
             else:
-                verdicts.extend(self._commit_entry(entry, chosen.tokens[rows], chosen.logits_of(rows)))
+                verdicts.extend(self._commit_entry(entry, chosen.tokens[rows], chosen.is_finite[rows], chosen.logits_of(rows)))
         if not self._ingests_early:
             self._chores.do()  # the next pass would hold them up
         return verdicts
@@ -494,16 +492,19 @@ class TargetLoop:
         """The token rule at every row, and whether its score is a number."""
         return choices(scores([_rows(entry, self._store[entry.session.id].tree.root) for entry in entries if entry.is_last_chunk], logits))
 
-    def _commit_entry(self, entry: Entry, chosen: list[int], logits: torch.Tensor) -> list[Verdict]:
+    def _commit_entry(self, entry: Entry, chosen: list[int], is_finite: list[bool], logits: torch.Tensor) -> list[Verdict]:
         session = entry.session
         tree = self._store[session.id].tree
         root = tree.root
         accepted, tokens = session.acceptance.walk(root, entry.nodes, chosen, logits)
+        row_of = {node.id: 1 + i for i, node in enumerate(entry.nodes)}
+        rows = [0, *(row_of[node.id] for node in accepted)]
+        if not all(is_finite[row] for row in rows):  # behind a node that is not accepted they are nobody's: plain decoding never sees them
+            self._finish(session, (), FinishReason.ERROR, error="the target's logits are not finite")
+            return []
         self._chores.add(self._counters.count_walk, root, accepted, tokens, tree.num_outcomes)
         for node, token in zip([root, *accepted], tokens, strict=True):
             session.learn_guess(node, token)
-        row_of = {node.id: 1 + i for i, node in enumerate(entry.nodes)}
-        rows = [0, *(row_of[node.id] for node in accepted)]
         ending = session.ending(tokens)
         tokens = tokens[: ending.num_tokens]
         num_accepted = min(len(rows) - 1, len(tokens))

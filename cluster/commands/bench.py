@@ -85,12 +85,13 @@ def run(args: argparse.Namespace) -> int:
     check_writable("--json", args.json)
     check_writable("--chart", args.chart)
     with ExitStack() as stack:
-        url, room = args.url, None
+        url, key, room = args.url, api_key(), None
         if url is None:
             config = startable_config(args.config or "demo")
-            url = stack.enter_context(LocalService(config, progress=progress)).url
+            service = stack.enter_context(LocalService(config, progress=progress))
+            url, key = service.url, service.api_key
             room = _peer_room(config, stack) if workload.peers else None
-        client = stack.enter_context(RestClient(url, api_key=api_key()))
+        client = stack.enter_context(RestClient(url, api_key=key))
         report = run_bench(workload, client, command_line(args.argv), progress, room)
     print(report.text())
     if args.json:

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     workload = Workload(prompts=held_out_prompts(args.prompts), temperatures=TEMPERATURES, max_tokens=args.max_tokens)
     check_writable("--out", args.out / "demo.json", args.out / "demo.png")
     config = startable_config("demo").model_copy(update={"http": HttpConfig(port=0)})
-    with LocalService(config, progress=progress) as service, RestClient(service.url) as client:
+    with LocalService(config, progress=progress) as service, RestClient(service.url, api_key=service.api_key) as client:
         progress("one completion, streamed through POST /v1/completions:")
         print(SHOWN_PROMPT, end="", flush=True)
         for piece in client.stream(CompletionRequest(SHOWN_PROMPT, max_tokens=args.max_tokens)):

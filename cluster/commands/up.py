@@ -23,9 +23,11 @@ def run(args: argparse.Namespace) -> int:
     config = startable_config(args.config)
     try:
         with LocalService(config, progress=progress) as service:
+            key = "" if service.api_key is None else " -H 'authorization: Bearer '$SSD_API_KEY"
             body = json.dumps({"model": config.service.model_name, "prompt": "import os\n", "max_tokens": 64, "stream": True})
             print(f"up at {service.url}; Ctrl-C ends it. Try:")
-            print(f"  curl -N {service.url}/v1/completions -H 'content-type: application/json' -d '{body}'", flush=True)
+            print(f"  curl -N {service.url}/v1/completions -H 'content-type: application/json'{key} -d '{body}'")
+            print(f"Its Ray, for a Python handle: {service.joining}", flush=True)
             threading.Event().wait()
     except KeyboardInterrupt:
         progress("down")

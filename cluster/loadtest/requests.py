@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from cluster.client import END_OF_EVENTS, event_data
+from cluster.client import END_OF_EVENTS, bearer, event_data
 from cluster.loadtest.arrivals import Arrival
 
 
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def new_client(target: Target) -> httpx.AsyncClient:
-    headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    headers = bearer(target.api_key)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.AsyncClient(base_url=target.url, headers=headers, limits=limits, timeout=httpx.Timeout(target.timeout_s, connect=10.0))
 

@@ -128,7 +128,7 @@ class Ours:
 
 def measure_ours(arguments: argparse.Namespace, command: str) -> Ours:
     reports = []
-    with LocalService(service_config(arguments), progress=progress) as service, RestClient(service.url) as client:
+    with LocalService(service_config(arguments), progress=progress) as service, RestClient(service.url, api_key=service.api_key) as client:
         for scene in scenes(arguments):
             progress(f"context {scene.context}, batch {scene.batch}, T={scene.temperature:g}")
             workload = Workload(

@@ -24,7 +24,7 @@ from cluster.loadtest.ramp import ramp
 from cluster.loadtest.requests import Outcome, Target
 from cluster.loadtest.run import ClosedLoop, OpenLoop, Workers, shares_of
 from cluster.loadtest.summary import Objectives, quantiles, summary
-from cluster.local import free_port
+from cluster.ports import free_port
 from ssd_core.errors import ConfigError
 from ssd_core.pictures import draw_png, log_scale_in_numbers
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from cluster.ports import free_port, serve_environment
 from deployments.config import ServiceConfig
 from deployments.serve_environment import CLUSTER_ENVIRONMENT
 
@@ -63,7 +66,7 @@ def running_service(config: ServiceConfig) -> Iterator[Running]:
     import ray
 
     with tempfile.TemporaryDirectory(prefix="ssd-", ignore_cleanup_errors=True) as folder:
-        free_haproxy_ports()
+        os.environ.update(serve_environment(Path(folder)))
         ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **DRIVER)
         try:
             with serving(config) as running:
@@ -78,7 +81,8 @@ def running_on_nodes(config: ServiceConfig, roles: Sequence[str]) -> Iterator[tu
     import ray
     from ray.cluster_utils import Cluster
 
-    free_haproxy_ports()
+    folder = Path(tempfile.mkdtemp(prefix="ssd-"))
+    os.environ.update(serve_environment(folder))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES})
     try:
         for role in roles:
@@ -89,6 +93,7 @@ def running_on_nodes(config: ServiceConfig, roles: Sequence[str]) -> Iterator[tu
     finally:
         ray.shutdown()
         cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def add_node(cluster: Cluster, role: str) -> Any:
@@ -100,7 +105,6 @@ def serving(config: ServiceConfig) -> Iterator[Running]:
     """On the Ray this process is connected to."""
     from ray import serve
 
-    from cluster.local import free_port
     from deployments.app import build_app
 
     port = free_port("127.0.0.1")
@@ -112,15 +116,6 @@ def serving(config: ServiceConfig) -> Iterator[Running]:
         yield Running(url, handle, serve.get_deployment_handle("Target", APP))
     finally:
         serve.shutdown()
-
-
-def free_haproxy_ports() -> None:
-    """Read by Ray's processes when they start."""
-    from cluster.local import free_port
-
-    for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
-        os.environ[name] = str(free_port("127.0.0.1"))
-    os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "0"
 
 
 async def is_ready(url: str) -> bool:

@@ -17,11 +17,11 @@ import httpx
 import pytest
 import ray
 
-from cluster.local import free_port
 from cluster.monitoring.alerts import ALERTS
 from cluster.monitoring.dashboards import DASHBOARDS
 from cluster.monitoring.prometheus import RULES_FILE, as_yaml, rules, scrape_config
 from cluster.monitoring.ratios import RATIOS
+from cluster.ports import free_port
 from deployments.config import DraftConfig, ServiceConfig, TargetConfig
 from deployments.metric_tables import BY_NAME
 from ssd_core.config import EngineConfig
@@ -122,6 +122,17 @@ async def test_a_python_caller_hears_which_field_is_wrong(service: Running) -> N
 
     with pytest.raises(ApiError, match="temperature"):
         await asyncio.to_thread(call)
+
+
+async def test_a_python_caller_who_wants_several_answers_hears_that_n_is_one(service: Running) -> None:
+    from deployments.http_errors import ApiError
+
+    def call() -> list[Any]:
+        return list(service.handle.options(stream=True).generate.remote("a", n=2))
+
+    with pytest.raises(ApiError, match="n: 2: ") as refused:
+        await asyncio.to_thread(call)
+    assert refused.value.info.param == "n"
 
 
 async def test_bad_inputs_leave_the_service_alive(service: Running, client: httpx.AsyncClient) -> None:
