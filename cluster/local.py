@@ -166,6 +166,7 @@ class LocalService:
             if "RAY_AUTH_TOKEN_PATH" in os.environ:
                 del own["RAY_AUTH_TOKEN"]
             own = {name: value for name, value in own.items() if name not in os.environ}
+        own["TMPDIR"] = str(folder)  # what a process that is killed leaves, such as a draft's socket, goes with the folder
         self._replaced = {name: os.environ.get(name) for name in own}
         os.environ.update(own)
         self._processes = Marked(MARK, os.environ[MARK])
