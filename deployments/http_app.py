@@ -128,8 +128,7 @@ class Routes:
         return JSONResponse({"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        if not self._service.is_ready:
-            raise ApiError(503, "the model is being loaded", code="not_ready")
+        await self._service.check_ready()
         return JSONResponse({"status": "ready"})
 
     async def version(self, request: Request) -> Response:

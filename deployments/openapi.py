@@ -63,7 +63,7 @@ def document(title: str, version: str, tokenize: type[BaseModel], detokenize: ty
         "/v1/models": _get("The model that is served, as a list.", "ModelList", (500,), has_keys),
         "/v1/models/{model}": _get("The model by its name.", "Model", (404, 500, 503), has_keys),
         "/health": _get("Whether the process lives.", "Status", (500,), False),
-        "/ready": _get("Whether the model is loaded.", "Status", (500, 503), has_keys),
+        "/ready": _get("Whether the model is loaded and a target replica answers.", "Status", (500, 503), has_keys),
         "/version": _get("The service's version.", "Version", (500,), has_keys),
         "/metrics": _get("Prometheus text.", None, (500, 503), has_keys),
     }

@@ -387,6 +387,16 @@ async def test_before_the_model_is_loaded_there_is_503() -> None:
             assert answer.status_code == 503 and answer.headers["retry-after"] and answer.json()["error"]["code"] == "not_ready"
 
 
+async def test_a_target_whose_loop_has_died_is_not_ready(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/ready")).status_code == 200
+    target_of(client).is_alive = False
+    answer = await client.get("/ready")
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_ready" and answer.headers["retry-after"]
+    assert (await client.get("/health")).status_code == 200
+    target_of(client).is_alive = True
+    assert (await client.get("/ready")).status_code == 200
+
+
 async def test_a_request_id_is_echoed_unless_it_is_no_fit_for_a_header(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/completions", json={"prompt": "a"}, headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1" and answer.json()["id"] == "cmpl-mine-1"
