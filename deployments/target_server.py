@@ -52,7 +52,12 @@ class TargetServer:
             ingests_early=engine.device.type == "cuda" and not isinstance(link, NoDraft),
         )
         self.card = ModelCard(
-            loaded.tokenizer.to_str(), loaded.eos_token_ids, loaded.chat_template, engine.vocab_size, engine.max_model_len
+            loaded.tokenizer.to_str(),
+            loaded.eos_token_ids,
+            loaded.chat_template,
+            engine.vocab_size,
+            engine.max_model_len,
+            loaded.special_tokens,
         )
         self._outbox = Outbox(asyncio.get_running_loop(), target.stream_interval_s)
         self._thread = LoopThread(
