@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer
 
 from deployments.messages import Chunk
 from ssd_core.config import SamplingParams
-from ssd_core.text import TextStream
+from ssd_core.text import stream_of
 from ssd_core.types import Emission
 
 
 class Assembler:
     """Feed it every emission of a session in order."""
 
-    def __init__(self, tokenizer: Tokenizer, sampling: SamplingParams) -> None:
-        self._stream = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output)
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], sampling: SamplingParams) -> None:
+        self._stream = stream_of(tokenizer, prompt, sampling)
         self.num_tokens = 0
 
     def push(self, emission: Emission) -> Chunk:

@@ -118,7 +118,7 @@ class DraftServer:
             self._idle,
             num_threads=config.engine.num_threads,
             niceness=NICENESS,
-            on_failure=lambda reason: self._hang_up(),
+            on_failure=self._hang_up,
         )
         self._thread.start()
         logger.info("draft ready: %s", engine)

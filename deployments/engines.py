@@ -70,7 +70,8 @@ def load_tokenizer(model: str) -> LoadedTokenizer:
     if model.startswith(FAKE):
         _Fake.parse(model)
         tokenizer = byte_tokenizer()
-        return loader.LoadedTokenizer(tokenizer, (NUM_BYTES,), "{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
+        template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+        return loader.LoadedTokenizer(tokenizer, (NUM_BYTES,), template, {"eos_token": _END_OF_TEXT})
     return loader.load_tokenizer(model)
 
 

@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from deployments.bodies import json_object, validated_body
 from deployments.http_errors import ApiError, ErrorInfo, invalid
 from deployments.http_guard import Guard, known_keys
 from deployments.http_streams import EventStream, disconnected
 from deployments.metric_text import CONTENT_TYPE, prometheus_text
-from deployments.openai_requests import CommonFields, Plan, json_object, validated_body
+from deployments.openai_requests import CommonFields, Plan
 from deployments.openai_responses import DONE, ResponseHead, ResponseShapes, event
 from deployments.openapi import document
 from deployments.service import Service
@@ -128,8 +129,7 @@ class Routes:
         return JSONResponse({"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        if not self._service.is_ready:
-            raise ApiError(503, "the model is being loaded", code="not_ready")
+        await self._service.check_ready()
         return JSONResponse({"status": "ready"})
 
     async def version(self, request: Request) -> Response:

@@ -30,9 +30,10 @@ class LoopThread:
         *,
         num_threads: int = 1,
         niceness: int = 0,
-        on_failure: Callable[[str], None] = lambda reason: None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        """`niceness`: how far this thread stands back, where cores are short, behind others of its process's priority."""
+        """`niceness`: how far this thread stands back, where cores are short, behind others of its process's priority.
+        `on_failure` is called in this thread when it has died; why is in `failure` and the log, for operators only."""
         self._step = step
         self._wait = wait
         self._num_threads = num_threads
@@ -40,7 +41,7 @@ class LoopThread:
         self._on_failure = on_failure
         self._is_stopping = False
         self.failure = ""
-        """Why the loop died; empty while it lives."""
+        """Why the loop died; empty while it lives. It may quote what a client sent."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -70,4 +71,4 @@ class LoopThread:
         except Exception as error:  # the plan: tell everybody who waits, and fail the health check
             self.failure = f"{type(error).__name__}: {error}"
             logger.exception("the loop of %s died", self._thread.name)
-            self._on_failure(self.failure)
+            self._on_failure()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -39,6 +39,8 @@ class ModelCard:
     chat_template: str | None
     vocab_size: int
     max_model_len: int
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    """Texts of special tokens by the names that chat templates know them by (`bos_token`)."""
 
 
 @dataclass(frozen=True, slots=True)

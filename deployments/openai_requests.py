@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic import Field, ValidationError
+from pydantic_core import to_json
 
+from deployments import inert_fields
+from deployments.bodies import Body, json_object, validated_body
+from deployments.chat_messages import ChatMessage
 from deployments.http_errors import ApiError, context_exceeded, invalid, of_validation
+from deployments.inert_fields import effective
 from deployments.vocabulary import Vocabulary
 from ssd_core.config import PRESETS, SamplingParams, SpeculationConfig
 
@@ -25,16 +29,12 @@ MAX_CHOICES_PER_PROMPT = 128
 MAX_STOP_CHARACTERS = 1000
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class StreamOptions(_Body):
+class StreamOptions(Body):
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class CommonFields(_Body):
+class CommonFields(Body):
     """Fields of both kinds of request that are not sampling parameters."""
 
     model: str = ""
@@ -57,15 +57,13 @@ class CompletionFields(CommonFields):
     echo: bool = False
 
 
-class ChatMessage(_Body):
-    role: str = Field(min_length=1, max_length=64)
-    content: str | tuple[dict[str, Any], ...] = ""
-    name: str = ""
-
-
 class ChatFields(CommonFields):
     messages: tuple[ChatMessage, ...] = Field(min_length=1)
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """The answer goes on where the last message ends; without add_generation_prompt."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the chat template, such as `enable_thinking`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ class RequestParser:
         self._max_choices = max_choices
 
     def completion(self, data: bytes, session_key: str = "") -> Plan:
-        body = json_object(data)
+        body = effective(json_object(data), inert_fields.COMPLETION)
         fields, sampling = _validated(CompletionFields, body)
         texts_or_ids = _prompts(fields.prompt)
         prompts = tuple(self._token_ids(prompt) for prompt in texts_or_ids)
@@ -122,21 +120,20 @@ class RequestParser:
 
     def chat(self, data: bytes, session_key: str = "") -> Plan:
         """A chat is a completion of the rendered messages; some fields have other names, and errors use the client's."""
-        body = json_object(data)
+        body = effective(json_object(data), inert_fields.CHAT)
         names: dict[str, str] = {}
         _rename(body, "max_completion_tokens", "max_tokens", names)
         wants_logprobs = body.pop("logprobs", False)
         if not isinstance(wants_logprobs, bool):
             raise invalid("logprobs", "logprobs: true or false; top_logprobs is the number")
-        if "top_logprobs" in body and not wants_logprobs:
+        if not wants_logprobs and body.pop("top_logprobs", 0) != 0:
             raise invalid("top_logprobs", "top_logprobs: needs logprobs")
         if wants_logprobs:
             body.setdefault("top_logprobs", 0)
             _rename(body, "top_logprobs", "logprobs", names)
         try:
             fields, sampling = _validated(ChatFields, body)
-            messages = [{"role": message.role, "content": _content(message)} for message in fields.messages]
-            prompt = self._token_ids(self._vocabulary.chat_prompt(messages, fields.add_generation_prompt), "messages")
+            prompt = self._chat_ids(fields)
             return self._plan(fields, sampling, (prompt,), session_key, is_chat=True, echo=())
         except ApiError as error:
             raise error.renamed(names) from None
@@ -160,7 +157,7 @@ class RequestParser:
         echo: tuple[str, ...],
     ) -> Plan:
         self.check_model(fields.model)
-        if fields.stream_options is not None and not fields.stream:
+        if fields.stream_options not in (None, StreamOptions()) and not fields.stream:
             raise invalid("stream_options", "stream_options: only with stream")
         if len(prompts) * fields.n > self._max_choices:
             field = "n" if fields.n > 1 else "prompt"
@@ -238,13 +235,33 @@ class RequestParser:
             under = "speculation" if error.errors()[0]["loc"] else "preset"
             raise of_validation(error.errors(include_url=False), settings, under) from None
 
-    def _token_ids(self, prompt: str | tuple[int, ...], field: str = "prompt") -> tuple[int, ...]:
+    def _chat_ids(self, fields: ChatFields) -> tuple[int, ...]:
+        if fields.continue_final_message and fields.add_generation_prompt:
+            words = "continue_final_message: only with add_generation_prompt false"
+            raise invalid("continue_final_message", words)
+        chat = self._vocabulary.chat
+        prompt = chat.prompt(
+            fields.messages,
+            add_generation_prompt=fields.add_generation_prompt,
+            continue_final_message=fields.continue_final_message,
+            variables=fields.chat_template_kwargs,
+        )
+        self._check_length("messages", len(prompt.text))
+        return self._checked_ids("messages", chat.token_ids(prompt))
+
+    def _token_ids(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
         if isinstance(prompt, str):
-            # Nothing longer can fit, however it is cut: refused before megabytes are tokenised.
-            if len(prompt) > self._vocabulary.max_prompt_characters:
-                at_least = -(-len(prompt) * self._vocabulary.max_model_len // self._vocabulary.max_prompt_characters)
-                raise context_exceeded(field, self._vocabulary.max_model_len, field, at_least)
+            self._check_length("prompt", len(prompt))
             prompt = self._vocabulary.token_ids(prompt)
+        return self._checked_ids("prompt", prompt)
+
+    def _check_length(self, field: str, num_characters: int) -> None:
+        """Nothing longer can fit, however it is cut: refused before megabytes are tokenised."""
+        if num_characters > self._vocabulary.max_prompt_characters:
+            at_least = -(-num_characters * self._vocabulary.max_model_len // self._vocabulary.max_prompt_characters)
+            raise context_exceeded(field, self._vocabulary.max_model_len, field, at_least)
+
+    def _checked_ids(self, field: str, prompt: tuple[int, ...]) -> tuple[int, ...]:
         if not prompt:
             raise invalid(field, f"{field}: is empty")
         self._check_ids(field, prompt)
@@ -254,24 +271,6 @@ class RequestParser:
         size = self._vocabulary.size
         if any(not 0 <= token_id < size for token_id in token_ids):
             raise invalid(field, f"{field}: holds a token id outside [0, {size})")
-
-
-def json_object(data: bytes) -> dict[str, Any]:
-    """A JSON object without its null fields. Of a name that stands in it twice, the last counts."""
-    try:
-        body = from_json(data)
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {error}", None, "invalid_json") from None
-    if not isinstance(body, dict):
-        raise ApiError(400, "the body is not a JSON object", None, "invalid_json")
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def validated_body(kind: type[_Body], body: dict[str, Any]) -> Any:
-    try:
-        return kind.model_validate_json(to_json(body))
-    except ValidationError as error:
-        raise of_validation(error.errors(include_url=False), body) from None
 
 
 def _validated(kind: type, body: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -300,17 +299,6 @@ def _prompts(prompt: Any) -> list[str | tuple[int, ...]]:
 
 def _are_ids(items: list[Any]) -> bool:
     return all(type(item) is int for item in items)
-
-
-def _content(message: ChatMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    parts: list[str] = []
-    for part in message.content:
-        if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise invalid("messages", "messages: content parts must be of type text")
-        parts.append(part["text"])
-    return "".join(parts)
 
 
 def _rename(body: dict[str, Any], given: str, ours: str, names: dict[str, str]) -> None:

@@ -5,13 +5,14 @@ A body's schema is one closed object; null stands for absent in every field of i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from deployments.inert_fields import CHAT, COMPLETION, RANDOM_SEED, Inert
 from deployments.openai_requests import ChatFields, CompletionFields
 from ssd_core.config import SamplingParams
 
@@ -49,9 +50,10 @@ def document(title: str, version: str, tokenize: type[BaseModel], detokenize: ty
     schemas: Schema = deepcopy(definitions["$defs"])
     of_kind = {kind: schemas.pop(names[kind, "validation"]["$ref"].removeprefix(REF)) for kind in kinds}
     sampling = {**of_kind[SamplingParams]["properties"], "stop": STOP}
+    sampling["seed"] = sampling["seed"] | {"minimum": RANDOM_SEED, "description": SEED}
     completion, chat = of_kind[CompletionFields], of_kind[ChatFields]
-    schemas["CompletionRequest"] = _body(completion, {**sampling, "prompt": PROMPT})
-    schemas["ChatRequest"] = _body(chat, {**sampling, **_chat_names(sampling)})
+    schemas["CompletionRequest"] = _body(completion, {**sampling, **_inert(COMPLETION), "prompt": PROMPT})
+    schemas["ChatRequest"] = _body(chat, {**sampling, **_inert(CHAT), **_chat_names(sampling)})
     schemas["TokenizeRequest"] = _body(of_kind[tokenize])
     schemas["DetokenizeRequest"] = _body(of_kind[detokenize])
     schemas |= ANSWERS
@@ -63,7 +65,7 @@ def document(title: str, version: str, tokenize: type[BaseModel], detokenize: ty
         "/v1/models": _get("The model that is served, as a list.", "ModelList", (500,), has_keys),
         "/v1/models/{model}": _get("The model by its name.", "Model", (404, 500, 503), has_keys),
         "/health": _get("Whether the process lives.", "Status", (500,), False),
-        "/ready": _get("Whether the model is loaded.", "Status", (500, 503), has_keys),
+        "/ready": _get("Whether the model is loaded and a target replica answers.", "Status", (500, 503), has_keys),
         "/version": _get("The service's version.", "Version", (500,), has_keys),
         "/metrics": _get("Prometheus text.", None, (500, 503), has_keys),
     }
@@ -97,6 +99,10 @@ def _or_null(field: Schema) -> Schema:
         return field
     described: Schema = {key: field[key] for key in ("title", "description", "default") if key in field}
     return {**described, "anyOf": [{k: v for k, v in field.items() if k not in described}, {"type": "null"}]}
+
+
+def _inert(fields: Mapping[str, Inert]) -> Schema:
+    return {name: field.schema for name, field in fields.items()}
 
 
 def _chat_names(sampling: Schema) -> Schema:
@@ -176,6 +182,7 @@ PROMPT: Schema = {
         {"type": "array", "items": {"type": "array", "items": INTEGER, "minItems": 1}, "minItems": 1},
     ],
 }
+SEED = f"Determines all noise, with the position: the same request and seed give the same tokens. {RANDOM_SEED}: drawn."
 STOP: Schema = {
     "description": "Texts before which the output ends.",
     "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string", "minLength": 1}}],

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from deployments.chat_template import ChatTemplate
 from deployments.config import ServiceConfig
 from deployments.engines import check_engine
 from deployments.http_guard import known_keys
@@ -33,6 +34,8 @@ def inspect_service(config: ServiceConfig, *, downloads: bool = True) -> Finding
     for part, engine in _engines(config):
         try:
             tokenizers[part] = check_engine(engine, downloads)
+            if part == "target":
+                _check_template(engine.model, tokenizers[part])
         except NotCachedError as error:
             unchecked.append(f"{part}.engine.{error}")
         except ConfigError as error:
@@ -55,6 +58,15 @@ def check_service(config: ServiceConfig) -> None:
     mistakes = inspect_service(config).mistakes
     if mistakes:
         raise ConfigError("\n".join(mistakes))
+
+
+def _check_template(model: str, loaded: LoadedTokenizer) -> None:
+    if loaded.chat_template is None:
+        return
+    try:
+        ChatTemplate(loaded.chat_template, loaded.special_tokens)
+    except ConfigError as error:
+        raise ConfigError(f"model: {model!r}: {error}") from error
 
 
 def _engines(config: ServiceConfig) -> Iterator[tuple[str, EngineConfig]]:

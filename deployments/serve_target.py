@@ -8,14 +8,18 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.context import _serve_request_context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.http_errors import OverloadedError, TargetLostError
 from deployments.messages import ModelCard, Refusal, Snapshot
+from ssd_core.errors import EngineError
 from ssd_core.types import Emission, GenerationRequest
+
+CHECK_TIMEOUT_S = 2.0
+"""A replica that lives answers in milliseconds; where none lives, Serve would wait for one."""
 
 
 class ServeTarget:
@@ -39,6 +43,15 @@ class ServeTarget:
         card: ModelCard = await self._handle.card.remote()
         return card
 
+    async def check_alive(self) -> None:
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                await self._handle.check_alive.remote()
+        except BackPressureError:
+            return  # full, and so alive
+        except (RayError, DeploymentUnavailableError, RequestCancelledError, EngineError, TimeoutError) as error:
+            raise TargetLostError(str(error).partition("\n")[0]) from None
+
     async def snapshots(self, callers_own: Snapshot) -> tuple[Snapshot, ...]:
         try:
             snapshots: tuple[Snapshot, ...] = await self._handle.snapshots.remote(callers_own)
@@ -59,6 +72,8 @@ class ServeTarget:
                 yield answer
             if not is_finished:
                 raise TargetLostError("the stream ended early")
+        except EngineError as error:  # the replica is there, and its loop has died
+            raise TargetLostError(str(error).partition("\n")[0]) from None
         except BackPressureError as error:
             raise OverloadedError(str(error)) from None
         except (RayActorError, DeploymentUnavailableError) as error:

@@ -8,10 +8,11 @@ import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from deployments.assembler import Assembler
 from deployments.config import ServiceConfig
-from deployments.http_errors import ApiError, ErrorInfo, of_refusal
+from deployments.http_errors import ApiError, ErrorInfo, TargetLostError, of_refusal
 from deployments.messages import Chunk, Refusal, Snapshot
 from deployments.metric_tables import INGRESS
 from deployments.metrics import samples
@@ -21,6 +22,8 @@ from deployments.vocabulary import Vocabulary
 from ssd_core.types import Emission, FinishReason, GenerationRequest
 
 logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +75,21 @@ class Service:
         self._vocabulary = Vocabulary(card)
         self._parser = RequestParser(self._vocabulary, self.config.model_name, self.config.speculation, self.config.max_choices)
 
-    @property
-    def is_ready(self) -> bool:
-        return self._parser is not None
+    async def check_ready(self) -> None:
+        """Raises ApiError 503 unless the model is loaded and a target replica answers now."""
+        self._loaded(self._parser)
+        try:
+            await self.target.check_alive()
+        except TargetLostError:
+            raise ApiError(503, "no replica of the target answers", code="not_ready") from None
 
     @property
     def vocabulary(self) -> Vocabulary:
-        if self._vocabulary is None:
-            raise ApiError(503, "the model is being loaded", code="not_ready")
-        return self._vocabulary
+        return self._loaded(self._vocabulary)
 
     @property
     def parser(self) -> RequestParser:
-        if self._parser is None:
-            raise ApiError(503, "the model is being loaded", code="not_ready")
-        return self._parser
+        return self._loaded(self._parser)
 
     async def run(self, plan: Plan) -> list[Chunk]:
         """Every choice whole. Raises ApiError. Cancelling it cancels all sessions."""
@@ -134,6 +137,12 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    @staticmethod
+    def _loaded(part: Part | None) -> Part:
+        if part is None:
+            raise ApiError(503, "the model is being loaded", code="not_ready")
+        return part
+
     async def snapshots(self) -> tuple[Snapshot, ...]:
         return await self.target.snapshots(self.snapshot())
 
@@ -143,15 +152,19 @@ class Service:
 
     async def _whole(self, plan: Plan, index: int) -> Chunk:
         result = await self.target.complete(self._request(plan, index), plan.session_key)
-        return Assembler(self.vocabulary.tokenizer, plan.choices[index].sampling).push(_checked(result))
+        return self._assembler(plan, index).push(_checked(result))
 
     async def _pieces(self, plan: Plan, index: int) -> AsyncGenerator[Piece, None]:
-        assembler = Assembler(self.vocabulary.tokenizer, plan.choices[index].sampling)
+        assembler = self._assembler(plan, index)
         async with aclosing(self.target.generate(self._request(plan, index), plan.session_key)) as emissions:
             async for emission in emissions:
                 chunk = assembler.push(_checked(emission))
                 self.counters.pieces += 1
                 yield Piece(index, chunk, assembler.num_tokens)
+
+    def _assembler(self, plan: Plan, index: int) -> Assembler:
+        choice = plan.choices[index]
+        return Assembler(self.vocabulary.tokenizer, choice.prompt, choice.sampling)
 
     def _request(self, plan: Plan, index: int) -> GenerationRequest:
         choice = plan.choices[index]

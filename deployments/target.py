@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from math import inf
 
 from ray import serve
 from ray.actor import ActorHandle
@@ -87,6 +88,10 @@ class Target:
         """The whole generation in one message."""
         yield await self._server.complete(request)
 
+    async def check_alive(self) -> None:
+        """Raises EngineError when this replica can answer nothing more."""
+        self._server.check_alive()
+
     async def card(self) -> ModelCard:
         return self._server.card
 
@@ -112,9 +117,10 @@ class Target:
         return find_pool()
 
     def record_routing_stats(self) -> dict[str, float]:
-        """What the router reads of this replica, each second."""
+        """What the router reads of this replica, each second. A dead one is idle: none is to be sent there."""
         stats = self._server.stats()
-        return {"outstanding_tokens": float(stats.outstanding_tokens), "kv_cells_free": float(stats.kv_cells_free)}
+        outstanding = float(stats.outstanding_tokens) if self._server.is_alive else inf
+        return {"outstanding_tokens": outstanding, "kv_cells_free": float(stats.kv_cells_free)}
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the policy for targets sees of this replica."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from deployments.http_errors import TargetLostError
 from deployments.messages import ModelCard, Refusal, Snapshot, merged
 from ssd_core.types import Emission, GenerationRequest
 
@@ -17,6 +18,9 @@ class TargetClient(Protocol):
 
     async def complete(self, request: GenerationRequest, session_key: str = "") -> Emission | Refusal:
         """The whole result. Cancelling the call cancels the session."""
+
+    async def check_alive(self) -> None:
+        """Raises TargetLostError unless a replica can answer now. Takes seconds at most."""
 
     async def card(self) -> ModelCard:
         """Returns when a replica is ready."""
@@ -32,6 +36,7 @@ class FakeTarget:
         self._script = tuple(script)
         self.requests: list[GenerationRequest] = []
         self.num_closed_early = 0
+        self.is_alive = True
 
     async def generate(self, request: GenerationRequest, session_key: str = "") -> AsyncGenerator[Emission | Refusal, None]:
         self.requests.append(request)
@@ -52,6 +57,10 @@ class FakeTarget:
                 return emission
             emissions.append(emission)
         return merged(emissions)
+
+    async def check_alive(self) -> None:
+        if not self.is_alive:
+            raise TargetLostError("its loop has died")
 
     async def card(self) -> ModelCard:
         return self._card

@@ -24,6 +24,7 @@ from ssd_core.types import Emission, GenerationRequest
 
 logger = logging.getLogger(__name__)
 
+LOOP_DIED = "the target's loop has died"
 _MEASURE_CONTEXT = 128
 _MEASURE_REPEATS = 9
 
@@ -51,11 +52,20 @@ class TargetServer:
             ingests_early=engine.device.type == "cuda" and not isinstance(link, NoDraft),
         )
         self.card = ModelCard(
-            loaded.tokenizer.to_str(), loaded.eos_token_ids, loaded.chat_template, engine.vocab_size, engine.max_model_len
+            loaded.tokenizer.to_str(),
+            loaded.eos_token_ids,
+            loaded.chat_template,
+            engine.vocab_size,
+            engine.max_model_len,
+            loaded.special_tokens,
         )
         self._outbox = Outbox(asyncio.get_running_loop(), target.stream_interval_s)
         self._thread = LoopThread(
-            "target", self._loop.step, self._loop.wait, num_threads=target.engine.num_threads, on_failure=self._loop.abort
+            "target",
+            self._loop.step,
+            self._loop.wait,
+            num_threads=target.engine.num_threads,
+            on_failure=partial(self._loop.abort, LOOP_DIED),
         )
         self._thread.start()
         logger.info("target ready: %s, pass of one node %.2f ms", engine, 1000 * step_times.at(1))
@@ -78,10 +88,19 @@ class TargetServer:
     def spans(self) -> tuple[Span, ...]:
         return self._loop.timeline.spans()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive
+
     def check_health(self) -> None:
-        """Raises when the engine's thread has died."""
-        if not self._thread.is_alive:
-            raise EngineError(f"the target's loop has died: {self._thread.failure}")
+        """Raises when the engine's thread has died, and says why: for operators."""
+        if not self.is_alive:
+            raise EngineError(f"{LOOP_DIED}: {self._thread.failure}")
+
+    def check_alive(self) -> None:
+        """Raises when the engine's thread has died, in words that any client may read."""
+        if not self.is_alive:
+            raise EngineError(LOOP_DIED)
 
     def stop(self) -> None:
         self._thread.stop()
@@ -102,11 +121,12 @@ class TargetServer:
                 self._loop.cancel(request.session_id)
 
     def _add(self, request: GenerationRequest, sink: Sink) -> Refusal | None:
-        self.check_health()
+        self.check_alive()
         try:
             self._loop.add(request, sink)
         except InvalidRequestError as error:
             return Refusal(RefusalKind.INVALID, str(error).removeprefix(f"{error.field}: "), error.field)
         except CapacityError as error:
             return Refusal(RefusalKind.CAPACITY, str(error))
+        self.check_alive()  # a loop that died meanwhile may have ended its sessions before this one came
         return None

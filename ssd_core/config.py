@@ -45,6 +45,8 @@ class SamplingParams(Config):
     ignore_eos: bool = False
     stop: tuple[str, ...] = Field(default=(), max_length=16)
     include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    """Leave special tokens, such as an end of text, out of the output's text."""
     logprobs: int | None = Field(default=None, ge=0, le=20)
     """Log probabilities of the emitted and of this many likeliest tokens."""
 

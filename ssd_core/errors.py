@@ -28,3 +28,7 @@ class CapacityError(SSDError):
 
 class EngineError(SSDError):
     """A model produced something that cannot be used (NaN logits, say). Ends the session it concerns and no other."""
+
+
+class TextError(SSDError):
+    """Token ids that a tokenizer cannot turn into text. Ends the session it concerns and no other; quotes no text."""

@@ -25,7 +25,7 @@ from ssd_core.engine.base import Engine
 from ssd_core.errors import EngineError, InvalidRequestError
 from ssd_core.lockstep import LockstepLink
 from ssd_core.target_loop import TargetLoop
-from ssd_core.text import TextStream, prompt_ids
+from ssd_core.text import TextStream, prompt_ids, stream_of
 from ssd_core.types import Emission, FinishReason, GenerationRequest, SessionStats, StepTimes, TokenLogprob
 
 STEPS_PER_WINDOW = 5  # growth steps beside one target pass: about what the embedded pair has time for on two cores
@@ -115,7 +115,7 @@ class Pair:
         request = self._request(prompt, speculation or SpeculationConfig(preset=preset, self_tuning=False), sampling_params(**sampling))
         emissions: list[Emission] = []
         self.loop.add(request, emissions.append)
-        text = TextStream(self.tokenizer, request.sampling.stop, request.sampling.include_stop_str_in_output)
+        text = stream_of(self.tokenizer, request.prompt, request.sampling)
         is_over = False
         try:
             while not is_over:

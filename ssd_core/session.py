@@ -15,7 +15,7 @@ from ssd_core.policies.backup import Pause, build_backup
 from ssd_core.policies.submit import SubmitPolicy
 from ssd_core.sampling import TokenRule
 from ssd_core.store import StoredSession
-from ssd_core.text import TextStream
+from ssd_core.text import stream_of
 from ssd_core.tree import Node, SpeculationTree
 from ssd_core.types import Emission, FinishReason, GenerationRequest, SessionOpen, SessionStats, TokenLogprob
 
@@ -70,7 +70,7 @@ class TargetSession:
         self._lookup = PromptLookup(self.tokens) if self.backup.num_guesses else None
         self._guess_edges = GuessEdges()
         self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
-        self._text = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output) if sampling.stop and tokenizer else None
+        self._text = stream_of(tokenizer, request.prompt, sampling) if sampling.stop and tokenizer else None
         self._num_rounds = 0
         self._num_drafts = 0
         self._num_draft_tokens = 0
@@ -118,7 +118,9 @@ class TargetSession:
                 self._guess_edges.observe(child.match_length, child.token == chosen)
 
     def ending(self, chosen: Sequence[int]) -> Ending:
-        """Where the output ends if `chosen` are appended: EOS, a stop token, a stop string, or the length."""
+        """Where the output ends if `chosen` are appended: EOS, a stop token, a stop string, or the length.
+
+        Raises TextError."""
         sampling = self.request.sampling
         room = sampling.max_tokens - self.num_output_tokens
         for i, token in enumerate(chosen[:room]):

@@ -21,7 +21,7 @@ from ssd_core.average import Average
 from ssd_core.chores import Chores
 from ssd_core.config import PresetName
 from ssd_core.engine.base import TRUNK_END, Engine, Part
-from ssd_core.errors import CapacityError, InvalidRequestError
+from ssd_core.errors import CapacityError, InvalidRequestError, TextError
 from ssd_core.link import DraftLink
 from ssd_core.loop_stats import BackupKind, LoopCounters, LoopStats
 from ssd_core.policies.backup import Miss, MissEstimates
@@ -505,7 +505,11 @@ class TargetLoop:
         self._chores.add(self._counters.count_walk, root, accepted, tokens, tree.num_outcomes)
         for node, token in zip([root, *accepted], tokens, strict=True):
             session.learn_guess(node, token)
-        ending = session.ending(tokens)
+        try:
+            ending = session.ending(tokens)
+        except TextError as error:
+            self._finish(session, (), FinishReason.ERROR, error=str(error))
+            return []
         tokens = tokens[: ending.num_tokens]
         num_accepted = min(len(rows) - 1, len(tokens))
         num_logprobs = session.request.sampling.logprobs

@@ -1,4 +1,4 @@
-"""From token ids to text, incrementally and byte-safely, and the search for stop strings on the way."""
+"""A prompt's text to token ids, and an output's tokens to text, with the search for stop strings on the way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+
+from ssd_core.config import SamplingParams
+from ssd_core.detokenizer import Detokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,48 +28,48 @@ def prompt_ids(tokenizer: Tokenizer, text: str, add_special_tokens: bool = True)
 
 
 class TextStream:
-    """The text of one session. Text that may yet turn out to be the beginning of a stop string is held back until `finish`.
+    """The text of one session after its prompt. Text that may yet turn out to be the beginning of a stop string
+    is held back until `finish`. Raises TextError only.
 
-    A stop string is looked for in generated text only, never across the prompt's end."""
+    A stop string is looked for in generated text only, never across the prompt's end. It ends the output with
+    the token that completes it, although that token's text may be open yet: nothing follows that could change it."""
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), include_stop: bool = False, skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int] = (),
+        stop: Sequence[str] = (),
+        include_stop: bool = False,
+        skip_special_tokens: bool = True,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=skip_special_tokens)
+        self._detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens)
         self._stop = tuple(stop)
         self._include_stop = include_stop
         self._held = ""
-        self._unfinished: list[int] = []  # ids of an incomplete UTF-8 sequence
-        self._skip_special_tokens = skip_special_tokens
+        """Settled text that is not given out yet."""
 
     def push(self, tokens: Sequence[int]) -> TextDelta:
         """Take in tokens. Nothing may be pushed after `is_stopped`."""
         out = ""
         for i, token in enumerate(tokens):
-            piece = self._decoder.step(self._tokenizer, token)
-            if piece is None:
-                self._unfinished.append(token)
-                continue
-            self._unfinished.clear()
-            self._held += piece
-            end = self._stop_end()
-            if end is not None:
-                return TextDelta(out + self._held[:end], i + 1, True)
+            self._held += self._detokenizer.push(token)
+            if self._stop:
+                text = self._held + self._detokenizer.open_text
+                end = self._stop_end(text)
+                if end is not None:
+                    return TextDelta(out + text[:end], i + 1, True)
             keep = self._possible_stop_start()
             out, self._held = out + self._held[:keep], self._held[keep:]
         return TextDelta(out, len(tokens), False)
 
     def finish(self) -> str:
         """What is still held back, an incomplete character as U+FFFD."""
-        rest = self._tokenizer.decode(self._unfinished, skip_special_tokens=self._skip_special_tokens) if self._unfinished else ""
-        held, self._held = self._held + rest, ""
-        self._unfinished.clear()
+        held, self._held = self._held + self._detokenizer.finish(), ""
         return held
 
-    def _stop_end(self) -> int | None:
-        """Where the output ends in the held text, if it holds a stop string (the one that begins first)."""
-        found = [(start, len(stop)) for stop in self._stop if (start := self._held.find(stop)) >= 0]
+    def _stop_end(self, text: str) -> int | None:
+        """Where the output ends, if `text` holds a stop string (the one that begins first)."""
+        found = [(start, len(stop)) for stop in self._stop if (start := text.find(stop)) >= 0]
         if not found:
             return None
         start, length = min(found)
@@ -79,3 +81,8 @@ class TextStream:
             (len(self._held) - n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n])),
             default=len(self._held),
         )
+
+
+def stream_of(tokenizer: Tokenizer, prompt: Sequence[int], sampling: SamplingParams) -> TextStream:
+    """The text of a request's output, as its parameters want it."""
+    return TextStream(tokenizer, prompt, sampling.stop, sampling.include_stop_str_in_output, sampling.skip_special_tokens)

@@ -6,7 +6,8 @@ Error messages begin with the field `model`; the caller puts the path of the con
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class LoadedTokenizer:
     """Any of these ends a sequence."""
     chat_template: str | None
     """Jinja source; None for a base model without one."""
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    """Texts of special tokens by the names that chat templates know them by (`bos_token`)."""
 
 
 class NotCachedError(ConfigError):
@@ -84,7 +87,10 @@ def read_tokenizer(model: str, folder: Path) -> LoadedTokenizer:
     eos_token_ids = _eos_token_ids(folder, settings, tokenizer)
     if not eos_token_ids:
         raise ConfigError(f"model: {model!r}: no eos_token_id in generation_config.json, config.json or tokenizer_config.json")
-    return LoadedTokenizer(tokenizer, eos_token_ids, _chat_template(home, settings))
+    special_tokens = _special_tokens(_read_json(home / "special_tokens_map.json") | settings)
+    if end := tokenizer.id_to_token(eos_token_ids[0]):
+        special_tokens.setdefault("eos_token", end)
+    return LoadedTokenizer(tokenizer, eos_token_ids, _chat_template(home, settings), special_tokens)
 
 
 def check_same_tokens(target: str, target_tokenizer: Tokenizer, draft: str, draft_tokenizer: Tokenizer) -> None:
@@ -136,9 +142,17 @@ def _eos_token_ids(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer)
     )
     found: int | list[int] = next((candidate for candidate in candidates if candidate is not None), [])
     ids = found if isinstance(found, list) else [found]
-    token = settings.get("eos_token")
-    own = tokenizer.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
+    token = _special_tokens(settings).get("eos_token")
+    own = tokenizer.token_to_id(token) if token else None
     return tuple(dict.fromkeys(ids if own is None else [*ids, own]))
+
+
+def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
+    """Those that have a name of their own. A token is written as its text, or as an object that has it."""
+    texts = {
+        name: token.get("content") if isinstance(token, dict) else token for name, token in settings.items() if name.endswith("_token")
+    }
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:

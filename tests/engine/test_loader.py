@@ -21,7 +21,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
     stock_model("llama").save_pretrained(path)
     Tokenizer(models.WordLevel({"a": 0, "<end>": 5, "<turn>": 6}, unk_token="a")).save(str(path / "tokenizer.json"))
-    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<turn>"}, "chat_template": "{{ messages }}"}))
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": {"content": "<turn>"}, "pad_token": None, "chat_template": "{{ messages }}"})
+    )
+    (path / "special_tokens_map.json").write_text(json.dumps({"bos_token": "a", "eos_token": "<end>"}))
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 7]}))
     return path
 
@@ -38,6 +41,10 @@ def test_generation_config_and_tokenizer_both_say_what_ends_a_sequence(folder: P
     assert loaded.eos_token_ids == (5, 7, 6)
     assert loaded.chat_template == "{{ messages }}"
     assert loaded.tokenizer.token_to_id("<end>") == 5
+
+
+def test_special_tokens_have_their_names_for_chat_templates(folder: Path) -> None:
+    assert load_tokenizer(str(folder)).special_tokens == {"bos_token": "a", "eos_token": "<turn>"}
 
 
 def test_what_cannot_be_found_is_named() -> None:

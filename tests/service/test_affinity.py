@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 
 from deployments.affinity import SLACK_TOKENS, ReplicaLoad, ranked
 
@@ -46,3 +47,11 @@ def test_without_a_session_equals_share_the_requests() -> None:
 
 def test_no_replica_is_no_choice() -> None:
     assert ranked("alice", "r", {}) == []
+
+
+def test_a_dead_replica_is_the_last_choice() -> None:
+    """Its load is reported as infinite: it is idle, and would take every request."""
+    home, other = ranked("alice", "r", idle("a", "b"))
+    assert ranked("alice", "r", {home: ReplicaLoad(inf, 0), other: ReplicaLoad(10**9, 9)}) == [other, home]
+    assert ranked("", "r", {home: ReplicaLoad(inf, 0), other: ReplicaLoad(10**9, 9)}) == [other, home]
+    assert len(ranked("alice", "r", {home: ReplicaLoad(inf, 0), other: ReplicaLoad(inf, 0)})) == 2

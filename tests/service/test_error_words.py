@@ -15,6 +15,7 @@ from pydantic_core.core_schema import ErrorType
 from deployments import validation_words
 from deployments.http_app import DetokenizeFields, TokenizeFields
 from deployments.http_errors import of_validation
+from deployments.inert_fields import CHAT, COMPLETION
 from deployments.openai_requests import ChatFields, CompletionFields
 from ssd_core.config import SamplingParams, SpeculationConfig
 from tests.service.test_http import front
@@ -27,11 +28,11 @@ FOREIGN = re.compile(
 WRONG: list[Any] = [5, -5, 5.5, "x", "", True, [], {}, [None], {"a": None}, {"a": [1]}, [[1]], [{}], [5.5], 10**400, 1e400]
 MESSAGES = [{"role": "user", "content": "a"}]
 ROUTES: list[tuple[str, dict[str, Any], set[str]]] = [
-    ("/v1/completions", {"prompt": "a"}, {*CompletionFields.model_fields, *SamplingParams.model_fields}),
+    ("/v1/completions", {"prompt": "a"}, {*CompletionFields.model_fields, *SamplingParams.model_fields, *COMPLETION}),
     (
         "/v1/chat/completions",
         {"messages": MESSAGES},
-        {*ChatFields.model_fields, *SamplingParams.model_fields, "max_completion_tokens", "top_logprobs"},
+        {*ChatFields.model_fields, *SamplingParams.model_fields, *CHAT, "max_completion_tokens", "top_logprobs"},
     ),
     ("/tokenize", {"prompt": "a"}, set(TokenizeFields.model_fields)),
     ("/detokenize", {"tokens": [1]}, set(DetokenizeFields.model_fields)),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 
 from deployments.config import ServiceConfig
@@ -21,6 +24,7 @@ from deployments.service import Service
 from deployments.target_client import FakeTarget
 from ssd_core.errors import ConfigError
 from ssd_core.types import Emission, FinishReason, SessionStats, TokenLogprob
+from tests.engine.tokenizers import ALL as TOKENIZERS
 
 LOADED = load_tokenizer("fake:target")
 CARD = ModelCard(LOADED.tokenizer.to_str(), LOADED.eos_token_ids, LOADED.chat_template, 257, 128)
@@ -39,8 +43,8 @@ HELLO = (
 )
 
 
-async def front(script: Any = HELLO, config: ServiceConfig | None = None) -> httpx.AsyncClient:
-    service = Service(config or ServiceConfig(model_name="m", max_body_bytes=4096), FakeTarget(CARD, script))
+async def front(script: Any = HELLO, config: ServiceConfig | None = None, card: ModelCard = CARD) -> httpx.AsyncClient:
+    service = Service(config or ServiceConfig(model_name="m", max_body_bytes=4096), FakeTarget(card, script))
     await service.connect()
     client = httpx.AsyncClient(transport=httpx.ASGITransport(build_http_app(service)), base_url="http://t")
     client.service = service  # type: ignore[attr-defined]
@@ -99,7 +103,7 @@ BAD = [
     ({"prompt": "a", "n": 1000}, "n"),
     ({"prompt": "a", "n": 65}, "n"),
     ({"prompt": ["a"] * 65}, "prompt"),
-    ({"prompt": "a", "seed": -1}, "seed"),
+    ({"prompt": "a", "seed": -2}, "seed"),
     ({"prompt": "a", "seed": 2**63}, "seed"),
     ({"prompt": "a", "seed": 2**63 - 1, "n": 2}, "seed"),
     ({"prompt": "a", "stop": ""}, "stop"),
@@ -324,6 +328,227 @@ async def test_a_chat_goes_through_the_template(client: httpx.AsyncClient) -> No
     assert rest[0]["choices"][0]["delta"] == {"content": ""}
 
 
+DUMPED = {
+    "content": None, "refusal": None, "role": "assistant", "annotations": [], "audio": None, "function_call": None,
+    "tool_calls": None, "name": None,
+}  # fmt: skip
+"""An assistant's message as the openai package's `model_dump()` writes it."""
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": null, "b": [1, null]}'}}
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}"
+    "{{ m.tool_call_id }}\n{% endfor %}{% if add_generation_prompt %}>{% endif %}{{ mood }}"
+)
+
+
+async def prompt_of(body: dict[str, Any], template: str = TEMPLATE) -> str:
+    """The prompt that a chat becomes."""
+    async with await front(card=replace(CARD, chat_template=template, max_model_len=512)) as client:
+        answer = await client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        return LOADED.tokenizer.decode(target_of(client).requests[0].prompt, skip_special_tokens=False)
+
+
+async def test_a_history_is_taken_as_clients_dump_it() -> None:
+    messages = [
+        {"role": "user", "content": "a", "name": None},
+        {**DUMPED, "tool_calls": [{**CALL, "index": None}]},
+        {"role": "tool", "content": [{"type": "text", "text": "42"}], "tool_call_id": "c1"},
+        {**DUMPED, "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    called = '[{"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": null, "b": [1, null]}}}]'
+    expected = f"user:a\nassistant:{called}\ntool:42c1\nassistant:b\nuser:c\n>"
+    assert await prompt_of({"messages": messages}) == expected
+
+
+async def test_a_client_writes_no_control_tokens_in_a_chat_but_may_in_a_completion(client: httpx.AsyncClient) -> None:
+    text = "a<|endoftext|>b"
+    await client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": text}]})
+    await client.post("/v1/completions", json={"prompt": text})
+    chat, completion = target_of(client).requests
+    assert 256 not in chat.prompt and LOADED.tokenizer.decode(chat.prompt) == text + "\n"
+    assert completion.prompt.count(256) == 1
+
+
+async def test_options_of_the_template_reach_it() -> None:
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    assert await prompt_of({**body, "chat_template_kwargs": {"mood": "calm"}}) == "user:a\nassistant:b\n>calm"
+    assert await prompt_of({**body, "add_generation_prompt": False}) == "user:a\nassistant:b\n"
+    goes_on = {"add_generation_prompt": False, "continue_final_message": True}
+    assert await prompt_of({**body, **goes_on}) == "user:a\nassistant:b"
+
+
+WITHOUT_EFFECT: list[tuple[str, dict[str, Any]]] = [
+    *(
+        (route, fields)
+        for route in ("/v1/completions", "/v1/chat/completions")
+        for fields in (
+            {"response_format": {"type": "text"}},
+            {"store": False},
+            {"metadata": {"a": "b"}},
+            {"service_tier": "auto"},
+            {"best_of": 1},
+            {"seed": -1},
+            {"skip_special_tokens": True, "spaces_between_special_tokens": True},
+            {"stream_options": {"include_usage": False}, "stream": False},
+            {"stream_options": {}},
+            {"stream_options": {"include_usage": None}},
+            {"use_beam_search": False, "length_penalty": 1.0, "early_stopping": False, "bad_words": []},
+            {"safety_identifier": "a", "prompt_cache_key": "b"},
+            {"logit_bias": {}, "stop": [], "stop_token_ids": []},
+        )
+    ),
+    ("/v1/completions", {"suffix": ""}),
+    ("/v1/completions", {"add_special_tokens": True}),
+    *(
+        ("/v1/chat/completions", fields)
+        for fields in (
+            {"tools": []},
+            {"tools": None, "tool_choice": None, "response_format": None},
+            {"tool_choice": "none"},
+            {"tool_choice": "auto", "parallel_tool_calls": True},
+            {"parallel_tool_calls": False},
+            {"functions": [], "function_call": "none"},
+            {"logprobs": False, "top_logprobs": 0},
+            {"modalities": ["text"]},
+            {"chat_template_kwargs": {}},
+            {"echo": False, "add_special_tokens": False},
+        )
+    ),
+]
+NEEDED: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "a"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]},
+}
+
+
+@pytest.mark.parametrize(("route", "fields"), WITHOUT_EFFECT, ids=str)
+async def test_a_field_at_a_value_without_effect_has_none(client: httpx.AsyncClient, route: str, fields: dict[str, Any]) -> None:
+    plain, body = NEEDED[route], {**NEEDED[route], **fields}
+    seed = {} if "seed" in fields else {"seed": 3}
+    for one in (plain, body):
+        answer = await client.post(route, json={**one, **seed})
+        assert answer.status_code == 200, answer.text
+    first, second = target_of(client).requests
+    assert first.prompt == second.prompt and first.speculation == second.speculation
+    if seed:
+        assert first.sampling == second.sampling
+    else:
+        assert second.sampling.seed >= 0, "drawn"
+    document = (await client.get("/openapi.json")).json()
+    schema = document["paths"][route]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    if not any(value is None for value in fields.get("stream_options", {}).values()):
+        Draft202012Validator({**schema, "components": document["components"]}).validate(body)
+
+
+WITH_EFFECT: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/completions", {"suffix": "b"}, 'suffix: must be "": text is only continued'),
+    ("/v1/completions", {"best_of": 3}, "best_of: must be 1: n answers are returned as they are"),
+    ("/v1/completions", {"best_of": True}, "best_of: must be 1: n answers are returned as they are"),
+    ("/v1/completions", {"store": True}, "store: must be false: nothing is stored"),
+    ("/v1/completions", {"store": 0}, "store: must be false: nothing is stored"),
+    ("/v1/completions", {"metadata": 5}, "metadata: must be an object"),
+    ("/v1/completions", {"tools": []}, "tools: there is no such field"),
+    ("/v1/completions", {"seed": -2}, "seed: must be at least 0"),
+    ("/v1/completions", {"service_tier": "flex"}, 'service_tier: must be "auto" or "default": all requests are served alike'),
+    (
+        "/v1/chat/completions", {"response_format": {"type": "json_object"}},
+        'response_format: must be {"type": "text"}: answers are free text',
+    ),
+    ("/v1/chat/completions", {"tools": [{"type": "function"}]}, "tools: must be []: this service calls no tools"),
+    (
+        "/v1/chat/completions", {"tool_choice": "required"},
+        'tool_choice: must be "none" or "auto": this service calls no tools',
+    ),
+    ("/v1/chat/completions", {"modalities": ["text", "audio"]}, 'modalities: must be ["text"]: answers are text'),
+    ("/v1/chat/completions", {"suffix": ""}, "suffix: there is no such field"),
+    ("/v1/chat/completions", {"top_logprobs": 2, "logprobs": False}, "top_logprobs: needs logprobs"),
+    (
+        "/v1/chat/completions", {"continue_final_message": True},
+        "continue_final_message: only with add_generation_prompt false",
+    ),
+    (
+        "/v1/chat/completions", {"chat_template_kwargs": {"messages": []}},
+        "chat_template_kwargs.messages: is not a client's to set here",
+    ),
+    ("/v1/chat/completions", {"chat_template_kwargs": 5}, "chat_template_kwargs: must be an object"),
+    (
+        "/v1/chat/completions", {"messages": [{"role": "alien", "content": "a"}]},
+        "messages[0].role: must be 'system', 'developer', 'user', 'assistant', 'tool' or 'function'",
+    ),
+    (
+        "/v1/chat/completions", {"messages": [{"role": "assistant", "refusal": "no"}]},
+        "messages[0].refusal: must be null",
+    ),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]},
+        "messages[0].tool_calls[0].function.arguments: must be a JSON object as text",
+    ),
+    (
+        "/v1/chat/completions", {"messages": [{"role": "assistant", "tool_calls": [CALL]}]},
+        "messages[0].tool_calls: this model's chat template does not show it",
+    ),
+    (
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        "messages[0].content[0]: must be of type text, with a text",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("route", "fields", "words"), WITH_EFFECT, ids=str)
+async def test_what_would_have_an_effect_and_has_none_here_is_refused(
+    client: httpx.AsyncClient, route: str, fields: dict[str, Any], words: str
+) -> None:
+    answer = await client.post(route, json={**NEEDED[route], **fields})
+    assert answer.status_code == 400 and answer.json()["error"]["message"] == words
+    assert answer.json()["error"]["param"] == re.split(r"[\[.:]", words)[0] and not target_of(client).requests
+
+
+async def test_special_tokens_are_shown_on_request() -> None:
+    script = [Emission("s", (*ids("H"), 256), finish_reason=FinishReason.STOP, stats=STATS)]
+    async with await front(script) as client:
+        for fields, text in (({}, "H"), ({"skip_special_tokens": False}, "H<|endoftext|>")):
+            answer = await client.post("/v1/completions", json={"prompt": "a", **fields})
+            assert answer.json()["choices"][0]["text"] == text
+
+
+async def test_a_template_that_fails_is_a_500_without_insides_and_one_that_refuses_a_400() -> None:
+    for template, status in (("{{ messages[0].x.y }}", 500), ("{{ raise_exception('not so') }}", 400)):
+        async with await front(card=replace(CARD, chat_template=template)) as client:
+            answer = await client.post("/v1/chat/completions", json=NEEDED["/v1/chat/completions"])
+            assert answer.status_code == status, answer.text
+            assert ("not so" in answer.text) == (status == 400) and "undefined" not in answer.text.lower()
+
+
+async def test_a_model_without_a_template_says_so() -> None:
+    async with await front(card=replace(CARD, chat_template=None)) as client:
+        answer = await client.post("/v1/chat/completions", json=NEEDED["/v1/chat/completions"])
+        assert answer.status_code == 400 and answer.json()["error"]["code"] == "no_chat_template"
+
+
+@pytest.mark.parametrize("name", ["llama2", "mistral", "gemma"])
+async def test_text_of_a_byte_fallback_vocabulary_is_whole(name: str) -> None:
+    """The space before the first word, bytes that are none, and the name of a token in `logprobs`."""
+    tokenizer = TOKENIZERS[name]()
+    word, lead = tokenizer.token_to_id("▁Hello"), tokenizer.token_to_id("<0xC3>")
+    card = ModelCard(tokenizer.to_str(), (2,), None, tokenizer.get_vocab_size(), 128)
+    logprobs = tuple(TokenLogprob(token, -0.5, ((token, -0.5),)) for token in (word, lead, word))
+    script = [
+        Emission("s", (word, lead), logprobs[:2]),
+        Emission("s", (word,), logprobs[2:], FinishReason.LENGTH, stats=STATS),
+    ]
+    async with await front(script, card=card) as client:
+        body = {"prompt": "Hello world,", "echo": True}
+        answer = (await client.post("/v1/completions", json=body)).json()
+        assert answer["choices"][0]["text"] == "Hello world, Hello� Hello"
+        streamed = events((await client.post("/v1/completions", json={**body, "stream": True})).text)
+        assert "".join(piece["choices"][0]["text"] for piece in streamed[:-1]) == "Hello world, Hello� Hello"
+        answer = (await client.post("/v1/completions", json={"prompt": "Hello", "logprobs": 1})).json()
+        assert answer["choices"][0]["logprobs"]["tokens"] == [" Hello", "�", " Hello"]
+        assert answer["choices"][0]["logprobs"]["text_offset"] == [0, 6, 7]
+
+
 async def test_batches_and_n_are_sessions_with_seeds_that_count_up(client: httpx.AsyncClient) -> None:
     body = {"prompt": ["a", "bc"], "n": 2, "seed": 10, "echo": True, "preset": "sd", "lookahead": 3, "speculation": {"tree_nodes": 5}}
     answer = (await client.post("/v1/completions", json=body)).json()
@@ -385,6 +610,16 @@ async def test_before_the_model_is_loaded_there_is_503() -> None:
         assert (await client.get("/health")).status_code == 200
         for answer in (await client.get("/ready"), await client.post("/v1/completions", json={"prompt": "a"})):
             assert answer.status_code == 503 and answer.headers["retry-after"] and answer.json()["error"]["code"] == "not_ready"
+
+
+async def test_a_target_whose_loop_has_died_is_not_ready(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/ready")).status_code == 200
+    target_of(client).is_alive = False
+    answer = await client.get("/ready")
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_ready" and answer.headers["retry-after"]
+    assert (await client.get("/health")).status_code == 200
+    target_of(client).is_alive = True
+    assert (await client.get("/ready")).status_code == 200
 
 
 async def test_a_request_id_is_echoed_unless_it_is_no_fit_for_a_header(client: httpx.AsyncClient) -> None:

@@ -58,6 +58,9 @@ class LocalTarget:
     async def complete(self, request: GenerationRequest, session_key: str = "") -> Emission | Refusal:
         return await self._server.complete(request)
 
+    async def check_alive(self) -> None:
+        self._server.check_alive()
+
     async def card(self) -> ModelCard:
         return self._server.card
 

@@ -81,6 +81,20 @@ def test_a_broken_model_is_named_in_either_part(spoil: Callable[[Path], None], m
         build_app(config_of(str(model)))
 
 
+def test_a_chat_template_that_does_not_compile_is_named_before_anything_starts(model: Path) -> None:
+    (model / "chat_template.jinja").write_text("{{ messages }}\n{% if %}")
+    (line,) = inspect_service(config_of(str(model))).mistakes
+    assert line.startswith(f"target.engine.model: {str(model)!r}: its chat template does not compile: line 2: ")
+    with pytest.raises(ConfigError, match="does not compile"):
+        build_app(config_of(str(model)))
+    assert not inspect_service(config_of("fake:target")).mistakes
+
+
+def test_a_chat_template_is_taken_that_says_of_an_empty_chat_that_it_is_none(model: Path) -> None:
+    (model / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    assert inspect_service(config_of(str(model))) == Findings()
+
+
 def test_a_whole_model_is_no_mistake(written: Path) -> None:
     assert inspect_service(config_of(str(written), str(written))) == Findings()
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
+import ssd_core.session
 from deployments.config import ServiceConfig, TargetConfig
 from deployments.messages import Refusal, RefusalKind
-from deployments.target_server import TargetServer
+from deployments.target_server import LOOP_DIED, TargetServer
 from ssd_core.config import EngineConfig, SamplingParams, SpeculationConfig
-from ssd_core.errors import EngineError
+from ssd_core.errors import EngineError, TextError
 from ssd_core.link import NoDraft
+from ssd_core.text import TextDelta
 from ssd_core.types import Emission, FinishReason, GenerationRequest
 
 CONFIG = ServiceConfig(target=TargetConfig(engine=EngineConfig(model="fake:target:2"), max_sessions=2, max_queued_sessions=0))
@@ -108,8 +112,49 @@ async def test_when_the_loop_dies_everybody_hears_it_and_health_fails(server: Ta
     monkeypatch.setattr(server._loop._engine, "evaluate", broken)
     async with asyncio.timeout(2):
         last = [piece async for piece in stream][-1]
-    assert isinstance(last, Emission) and last.finish_reason is FinishReason.ERROR and "out of memory" in last.error
+    assert isinstance(last, Emission) and last.finish_reason is FinishReason.ERROR and last.error == LOOP_DIED
     with pytest.raises(EngineError, match="out of memory"):
         server.check_health()
-    with pytest.raises(EngineError):
+    with pytest.raises(EngineError) as refused:
         await server.complete(request("b"))
+    assert str(refused.value) == LOOP_DIED and not server.is_alive
+
+
+async def test_a_request_that_comes_while_the_loop_dies_is_not_left_waiting(server: TargetServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop dies between the look at it and the request's arrival in its queue, which it will not look at again."""
+    add = server._loop.add
+
+    def late(*args: Any) -> None:
+        def broken() -> bool:
+            raise RuntimeError("out of memory")
+
+        server._thread._step = broken
+        server._thread._thread.join()
+        add(*args)
+
+    monkeypatch.setattr(server._loop, "add", late)
+    async with asyncio.timeout(2):
+        with pytest.raises(EngineError):
+            await server.complete(request("a"))
+
+
+async def test_text_that_cannot_be_decoded_ends_its_own_request_only(server: TargetServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop string has the loop decode what it generates."""
+
+    class Failing:
+        """Fails on the output of the one request that has a stop string."""
+
+        def push(self, tokens: Any) -> TextDelta:
+            raise TextError("these tokens cannot be decoded")
+
+    monkeypatch.setattr(ssd_core.session, "stream_of", lambda *args: Failing())
+    other = server.generate(request("other", 40))
+    await anext(other)
+    stopping = request("stopping").sampling.model_copy(update={"stop": ("x",)})
+    ended = await server.complete(replace(request("stopping"), sampling=stopping))
+    assert isinstance(ended, Emission) and ended.finish_reason is FinishReason.ERROR
+    assert ended.error == "these tokens cannot be decoded" and ended.tokens == ()
+    rest = [piece async for piece in other]
+    assert isinstance(rest[-1], Emission) and rest[-1].finish_reason is FinishReason.LENGTH
+    server.check_health()
+    await until_idle(server)
