@@ -14,7 +14,7 @@ class Assembler:
     """Feed it every emission of a session in order."""
 
     def __init__(self, tokenizer: Tokenizer, sampling: SamplingParams) -> None:
-        self._stream = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output)
+        self._stream = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output, min_tokens=sampling.min_tokens)
         self.num_tokens = 0
 
     def push(self, emission: Emission) -> Chunk:

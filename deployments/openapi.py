@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from deployments.openai_requests import ChatFields, CompletionFields
-from ssd_core.config import SamplingParams
+from deployments.openai_requests import ChatFields, CompletionFields, RequestSampling
 
 Schema = dict[str, Any]
 
@@ -44,11 +43,11 @@ HEADERS = {
 
 def document(title: str, version: str, tokenize: type[BaseModel], detokenize: type[BaseModel], has_keys: bool) -> Schema:
     """`tokenize`, `detokenize`: the models of those routes' bodies. `has_keys`: all but /health want a key."""
-    kinds = (CompletionFields, ChatFields, SamplingParams, tokenize, detokenize)
+    kinds = (CompletionFields, ChatFields, RequestSampling, tokenize, detokenize)
     names, definitions = models_json_schema([(kind, "validation") for kind in kinds], ref_template=REF + "{model}")
     schemas: Schema = deepcopy(definitions["$defs"])
     of_kind = {kind: schemas.pop(names[kind, "validation"]["$ref"].removeprefix(REF)) for kind in kinds}
-    sampling = {**of_kind[SamplingParams]["properties"], "stop": STOP}
+    sampling = {**of_kind[RequestSampling]["properties"], "stop": STOP}
     completion, chat = of_kind[CompletionFields], of_kind[ChatFields]
     schemas["CompletionRequest"] = _body(completion, {**sampling, "prompt": PROMPT})
     schemas["ChatRequest"] = _body(chat, {**sampling, **_chat_names(sampling)})

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_core.samples import is_sample
 from ssd_core.tree import Candidates
 
 _SCALES = np.array((0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0))
@@ -30,6 +31,12 @@ class Observed(NamedTuple):
 
     candidates: Candidates
     chosen: int
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether softmax of the scores is a distribution. -inf stands for a token that is not allowed."""
+        first, *others = self.candidates.scores
+        return is_sample(first) and all(is_sample(score) or score == -np.inf for score in others)
 
 
 class EdgeCalibration:
@@ -49,7 +56,10 @@ class EdgeCalibration:
         row: NDArray[np.float64] = self._shifts[_depth_class(depth)]
         return row
 
-    def observe(self, choices: Sequence[Observed]) -> None:
+    def observe(self, observed: Sequence[Observed]) -> None:
+        choices = [seen for seen in observed if seen.is_sample]
+        if not choices:
+            return
         ranks = [seen.candidates.tokens.index(seen.chosen) if seen.chosen in seen.candidates.tokens else None for seen in choices]
         scores = np.array([seen.candidates.scores for seen in choices])[:, None]  # [choices, 1, candidates]
         probabilities = softmax(scores, _SCALES[:, None])  # [choices, scales, candidates]
@@ -90,7 +100,8 @@ def edge_probabilities(scores: NDArray[Any], corrections: Corrections) -> NDArra
 def shifted(probabilities: NDArray[Any], shifts: NDArray[Any]) -> NDArray[Any]:
     """The probabilities [N, up to _RANKS] whose log odds are greater by `shifts` [N, _RANKS]."""
     odds = np.exp(shifts[:, : probabilities.shape[1]])
-    result: NDArray[Any] = probabilities * odds / (1.0 + probabilities * (odds - 1.0))
+    likelier = probabilities * odds
+    result: NDArray[Any] = likelier / (1.0 - probabilities + likelier)  # written so, rounding never makes it more than 1
     return result
 
 

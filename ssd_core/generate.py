@@ -112,10 +112,11 @@ class Pair:
         **sampling: Any,
     ) -> Iterator[Chunk]:
         """Generate, a chunk a round. `sampling`: the fields of SamplingParams. Raises InvalidRequestError, naming the field."""
-        request = self._request(prompt, speculation or SpeculationConfig(preset=preset, self_tuning=False), sampling_params(**sampling))
+        params = sampling_params(**sampling)
+        request = self._request(prompt, speculation or SpeculationConfig(preset=preset, self_tuning=False), params)
         emissions: list[Emission] = []
         self.loop.add(request, emissions.append)
-        text = TextStream(self.tokenizer, request.sampling.stop, request.sampling.include_stop_str_in_output)
+        text = TextStream(self.tokenizer, params.stop, params.include_stop_str_in_output, min_tokens=params.min_tokens)
         is_over = False
         try:
             while not is_over:

@@ -70,7 +70,9 @@ class TargetSession:
         self._lookup = PromptLookup(self.tokens) if self.backup.num_guesses else None
         self._guess_edges = GuessEdges()
         self._ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)}
-        self._text = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output) if sampling.stop and tokenizer else None
+        self._text: TextStream | None = None
+        if sampling.stop and tokenizer:
+            self._text = TextStream(tokenizer, sampling.stop, sampling.include_stop_str_in_output, min_tokens=sampling.min_tokens)
         self._num_rounds = 0
         self._num_drafts = 0
         self._num_draft_tokens = 0

@@ -28,16 +28,26 @@ def prompt_ids(tokenizer: Tokenizer, text: str, add_special_tokens: bool = True)
 class TextStream:
     """The text of one session. Text that may yet turn out to be the beginning of a stop string is held back until `finish`.
 
-    A stop string is looked for in generated text only, never across the prompt's end."""
+    A stop string is looked for in generated text only, never across the prompt's end. One that is complete before a token
+    beyond the first `min_tokens` has come ends nothing, as in vLLM."""
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), include_stop: bool = False, skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        include_stop: bool = False,
+        skip_special_tokens: bool = True,
+        min_tokens: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
         self._decoder = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._stop = tuple(stop)
         self._include_stop = include_stop
+        self._num_early = min_tokens
+        """Tokens still to come that cannot complete a stop string."""
         self._held = ""
+        self._early_end = 0
+        """Up to where the held text was there when no stop string counted yet."""
         self._unfinished: list[int] = []  # ids of an incomplete UTF-8 sequence
         self._skip_special_tokens = skip_special_tokens
 
@@ -46,16 +56,21 @@ class TextStream:
         out = ""
         for i, token in enumerate(tokens):
             piece = self._decoder.step(self._tokenizer, token)
+            is_early = self._num_early > 0
+            self._num_early -= is_early
             if piece is None:
                 self._unfinished.append(token)
                 continue
             self._unfinished.clear()
             self._held += piece
+            if is_early:
+                self._early_end = len(self._held)
             end = self._stop_end()
             if end is not None:
                 return TextDelta(out + self._held[:end], i + 1, True)
             keep = self._possible_stop_start()
             out, self._held = out + self._held[:keep], self._held[keep:]
+            self._early_end = max(0, self._early_end - keep)
         return TextDelta(out, len(tokens), False)
 
     def finish(self) -> str:
@@ -67,11 +82,15 @@ class TextStream:
 
     def _stop_end(self) -> int | None:
         """Where the output ends in the held text, if it holds a stop string (the one that begins first)."""
-        found = [(start, len(stop)) for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        found = [(start, len(stop)) for stop in self._stop if (start := self._find(stop)) >= 0]
         if not found:
             return None
         start, length = min(found)
         return start + length if self._include_stop else start
+
+    def _find(self, stop: str) -> int:
+        """Where it first begins in the held text and ends beyond what came early; -1: nowhere."""
+        return self._held.find(stop, max(0, self._early_end - len(stop) + 1))
 
     def _possible_stop_start(self) -> int:
         """First index of the held text from which it is a proper prefix of some stop string."""
