@@ -34,9 +34,9 @@ class Observed(NamedTuple):
 
     @property
     def is_sample(self) -> bool:
-        """Whether softmax of the scores is a distribution. -inf stands for a token that is not allowed."""
+        """Whether the scores have a softmax. -inf stands for a token that is not allowed."""
         first, *others = self.candidates.scores
-        return is_sample(first) and all(is_sample(score) or score == -np.inf for score in others)
+        return is_sample(first) and all(score <= first for score in others)
 
 
 class EdgeCalibration:
