@@ -1,6 +1,7 @@
 """What travels between a target replica and a draft actor, as MessagePack: arrays of numbers and texts, nothing executable.
 
-Decoding raises CodecError for anything that is not exactly such a message; the receiver drops it and counts it.
+Decoding raises CodecError for anything that is not exactly such a message; the receiver drops it and counts it. What a draft proposes in
+a well-formed report is its opinion: whether tokens and probabilities can be is for the store to say, child by child.
 """
 
 from __future__ import annotations
@@ -106,12 +107,12 @@ def encode_report(report: GrowthReport) -> bytes:
     return data
 
 
-def decode_report(data: bytes, vocab_size: int) -> GrowthReport:
+def decode_report(data: bytes) -> GrowthReport:
     growths, unknown, num_steps, num_nodes, busy_s, sent_at = _unpack(data, tuple, tuple, int, int, float, float)
     if not isfinite(busy_s + sent_at):
         raise CodecError("times that are not finite")
     _all_of(str, unknown)
-    decoded = tuple(_decode_growth(growth, vocab_size) for growth in growths)
+    decoded = tuple(_decode_growth(growth) for growth in growths)
     return GrowthReport(decoded, unknown, _count(num_steps), _count(num_nodes), busy_s, sent_at)
 
 
@@ -121,16 +122,14 @@ def _columns(growth: Growth) -> bytes:
     return struct.pack(_COLUMNS % (count, count, count), *growth.parents, *growth.tokens, *growth.edge_probabilities)
 
 
-def _decode_growth(growth: Any, vocab_size: int) -> Growth:
+def _decode_growth(growth: Any) -> Growth:
     session_id, committed_length, columns, is_exhausted, draws = _typed(growth, str, int, bytes, bool, tuple)
     count, rest = divmod(len(columns), _CHILD_BYTES)
     if rest:
         raise CodecError(f"columns of {len(columns)} bytes, which are not {_CHILD_BYTES} a child")
     values = struct.unpack(_COLUMNS % (count, count, count), columns)
     parents, tokens, probabilities = values[:count], values[count : 2 * count], values[2 * count :]
-    _in_vocabulary(tokens, vocab_size)
-    _probabilities(probabilities)
-    decoded = tuple(_decode_draw(draw, vocab_size) for draw in draws)
+    decoded = tuple(_decode_draw(draw) for draw in draws)
     return Growth(session_id, _count(committed_length), parents, tokens, probabilities, is_exhausted, decoded)
 
 
@@ -139,13 +138,13 @@ def _packed_draw(draw: Draw) -> tuple[int, int, bytes]:
     return draw.parent, draw.token, struct.pack(_DISTRIBUTION % (count, count), *draw.tokens, *draw.probabilities)
 
 
-def _decode_draw(draw: Any, vocab_size: int) -> Draw:
+def _decode_draw(draw: Any) -> Draw:
     parent, token, distribution = _typed(draw, int, int, bytes)
     count, rest = divmod(len(distribution), _DRAWABLE_BYTES)
     if rest:
         raise CodecError(f"a distribution of {len(distribution)} bytes, which are not {_DRAWABLE_BYTES} a token")
     values = struct.unpack(_DISTRIBUTION % (count, count), distribution)
-    return Draw(parent, token, _in_vocabulary(values[:count], vocab_size), _probabilities(values[count:]))
+    return Draw(parent, token, values[:count], values[count:])
 
 
 # ---------------------------------------------------------------- checks: each returns what it found good
@@ -184,17 +183,6 @@ def _ids(values: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _tokens(values: tuple[Any, ...], vocab_size: int) -> tuple[int, ...]:
-    return _in_vocabulary(_all_of(int, values), vocab_size)
-
-
-def _probabilities(values: tuple[float, ...]) -> tuple[float, ...]:
-    # The sum finds a NaN, which min and max may pass over.
-    if values and not (isfinite(sum(values)) and min(values) >= 0.0 and max(values) <= 1.0):
-        raise CodecError("a probability outside [0, 1]")
-    return values
-
-
-def _in_vocabulary(tokens: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
-    if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
+    if _all_of(int, values) and not (min(values) >= 0 and max(values) < vocab_size):
         raise CodecError(f"a token outside [0, {vocab_size})")
-    return tokens
+    return values

@@ -19,14 +19,15 @@ from deployments.chat_messages import ChatMessage
 from deployments.http_errors import ApiError, context_exceeded, invalid, of_validation
 from deployments.inert_fields import effective
 from deployments.vocabulary import Vocabulary
-from ssd_core.config import PRESETS, SamplingParams, SpeculationConfig
+from ssd_core.config import PRESETS, FiniteFloat, SamplingParams, SpeculationConfig
+from ssd_core.errors import InvalidRequestError
+from ssd_core.request_check import check_sampling, check_token_ids
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's for /v1/completions; a chat may go on to the end of the context."""
 DEFAULT_TEMPERATURE = 1.0
 """OpenAI's; the Python API's is 0."""
 MAX_CHOICES_PER_PROMPT = 128
-MAX_STOP_CHARACTERS = 1000
 
 
 class StreamOptions(Body):
@@ -64,6 +65,13 @@ class ChatFields(CommonFields):
     """The answer goes on where the last message ends; without add_generation_prompt."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables for the chat template, such as `enable_thinking`."""
+
+
+class RequestSampling(SamplingParams):
+    """Sampling parameters of an HTTP request: OpenAI's bounds where it has narrower ones and vLLM follows."""
+
+    temperature: FiniteFloat = Field(default=DEFAULT_TEMPERATURE, ge=0.0, le=2.0)
+    """0 is greedy, and so is less than 0.00001."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +173,7 @@ class RequestParser:
         room = self._room(prompts, "messages" if is_chat else "prompt")
         default_tokens = room if is_chat else min(room, DEFAULT_COMPLETION_TOKENS)
         has_seed = "seed" in sampling
-        parameters = self._sampling({"temperature": DEFAULT_TEMPERATURE, "max_tokens": default_tokens, **sampling})
+        parameters = self._sampling({"max_tokens": default_tokens, **sampling})
         if parameters.max_tokens > room:
             raise context_exceeded(
                 "max_tokens",
@@ -207,15 +215,12 @@ class RequestParser:
         if isinstance(values.get("stop"), str):
             values["stop"] = [values["stop"]]
         try:
-            parameters = SamplingParams.model_validate_json(to_json(values), strict=True)
+            parameters = SamplingParams(**dict(RequestSampling.model_validate_json(to_json(values), strict=True)))
+            check_sampling(parameters, self._vocabulary.size)
         except ValidationError as error:
             raise of_validation(error.errors(include_url=False), values) from None
-        if any(not stop or len(stop) > MAX_STOP_CHARACTERS for stop in parameters.stop):
-            raise invalid("stop", f"stop: a stop string has 1 to {MAX_STOP_CHARACTERS} characters")
-        if parameters.min_tokens > parameters.max_tokens:
-            raise invalid("min_tokens", f"min_tokens: {parameters.min_tokens} exceeds max_tokens = {parameters.max_tokens}")
-        self._check_ids("stop_token_ids", parameters.stop_token_ids)
-        self._check_ids("logit_bias", parameters.logit_bias)
+        except InvalidRequestError as error:
+            raise invalid(error.field, str(error)) from None
         return parameters
 
     def _speculate(self, fields: CommonFields) -> SpeculationConfig:
@@ -264,13 +269,11 @@ class RequestParser:
     def _checked_ids(self, field: str, prompt: tuple[int, ...]) -> tuple[int, ...]:
         if not prompt:
             raise invalid(field, f"{field}: is empty")
-        self._check_ids(field, prompt)
+        try:
+            check_token_ids(field, prompt, self._vocabulary.size)
+        except InvalidRequestError as error:
+            raise invalid(field, str(error)) from None
         return prompt
-
-    def _check_ids(self, field: str, token_ids: Any) -> None:
-        size = self._vocabulary.size
-        if any(not 0 <= token_id < size for token_id in token_ids):
-            raise invalid(field, f"{field}: holds a token id outside [0, {size})")
 
 
 def _validated(kind: type, body: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -13,8 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from deployments.inert_fields import CHAT, COMPLETION, RANDOM_SEED, Inert
-from deployments.openai_requests import ChatFields, CompletionFields
-from ssd_core.config import SamplingParams
+from deployments.openai_requests import ChatFields, CompletionFields, RequestSampling
 
 Schema = dict[str, Any]
 
@@ -45,11 +44,11 @@ HEADERS = {
 
 def document(title: str, version: str, tokenize: type[BaseModel], detokenize: type[BaseModel], has_keys: bool) -> Schema:
     """`tokenize`, `detokenize`: the models of those routes' bodies. `has_keys`: all but /health want a key."""
-    kinds = (CompletionFields, ChatFields, SamplingParams, tokenize, detokenize)
+    kinds = (CompletionFields, ChatFields, RequestSampling, tokenize, detokenize)
     names, definitions = models_json_schema([(kind, "validation") for kind in kinds], ref_template=REF + "{model}")
     schemas: Schema = deepcopy(definitions["$defs"])
     of_kind = {kind: schemas.pop(names[kind, "validation"]["$ref"].removeprefix(REF)) for kind in kinds}
-    sampling = {**of_kind[SamplingParams]["properties"], "stop": STOP}
+    sampling = {**of_kind[RequestSampling]["properties"], "stop": STOP}
     sampling["seed"] = sampling["seed"] | {"minimum": RANDOM_SEED, "description": SEED}
     completion, chat = of_kind[CompletionFields], of_kind[ChatFields]
     schemas["CompletionRequest"] = _body(completion, {**sampling, **_inert(COMPLETION), "prompt": PROMPT})

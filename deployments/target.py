@@ -72,10 +72,10 @@ class Target:
         except (TimeoutError, RayError) as error:
             logger.warning("serving without drafts for now: %s", error)
 
-    def _make_link(self, vocab_size: int) -> DraftLink:
+    def _make_link(self) -> DraftLink:
         if not self._has_drafts:
             return NoDraft()
-        self._link = RayDraftLink(self._replica_id, vocab_size, find_pool, may_wire=self._may_wire)
+        self._link = RayDraftLink(self._replica_id, find_pool, may_wire=self._may_wire)
         return self._link
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Emission | Refusal]:

@@ -32,13 +32,13 @@ _MEASURE_REPEATS = 9
 class TargetServer:
     """Takes requests on the event loop it was built in; the engine runs in a thread of its own."""
 
-    def __init__(self, config: ServiceConfig, make_link: Callable[[int], DraftLink]) -> None:
-        """`make_link(vocab_size)` gives the seam to the drafts."""
+    def __init__(self, config: ServiceConfig, make_link: Callable[[], DraftLink]) -> None:
+        """`make_link` gives the seam to the drafts."""
         target = config.target
         engine = load_engine(target.engine)
         step_times = measure_step_times(engine, target.engine.step_times_nodes, _MEASURE_CONTEXT, _MEASURE_REPEATS)
         loaded = load_tokenizer(target.engine.model)
-        link = make_link(engine.vocab_size)
+        link = make_link()
         self._loop = TargetLoop(
             engine,
             link,

@@ -85,7 +85,6 @@ class RayDraftLink:
     def __init__(
         self,
         target_id: str,
-        vocab_size: int,
         find_pool: Callable[[], ActorHandle],
         *,
         may_wire: bool = True,
@@ -95,7 +94,6 @@ class RayDraftLink:
         self._clock = clock
         self._target_id = target_id
         self._may_wire = may_wire
-        self._vocab_size = vocab_size
         self._find_pool = find_pool
         self._pool: ActorHandle | None = None
         self._lock = threading.Lock()  # guards the next six
@@ -371,7 +369,7 @@ class RayDraftLink:
 
     def _take(self, data: bytes) -> None:
         try:
-            report = decode_report(data, self._vocab_size)
+            report = decode_report(data)
         except CodecError as error:
             self.counters.garbage += 1
             logger.warning("dropped a growth report: %s", error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+
+from ssd_core.samples import learns
 
 MEMORY = 0.05
 """Weight of the newest observation."""
@@ -16,9 +17,7 @@ class Average:
     value: float
     num_observed: int = 0
 
+    @learns
     def add(self, observed: float) -> None:
-        """Take an observation in. One that is not finite says nothing, and would be remembered for ever."""
-        if not isfinite(observed):
-            return
         self.num_observed += 1
         self.value += max(MEMORY, 1.0 / self.num_observed) * (observed - self.value)

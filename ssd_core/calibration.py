@@ -9,12 +9,12 @@ root, is corrected by a shift of the log odds (Platt 1999, without the slope: th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_core.samples import is_sample
 from ssd_core.tree import Candidates
 
 _SCALES = np.array((0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0))
@@ -31,6 +31,12 @@ class Observed(NamedTuple):
 
     candidates: Candidates
     chosen: int
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether the scores have a softmax. -inf stands for a token that is not allowed."""
+        first, *others = self.candidates.scores
+        return is_sample(first) and all(score <= first for score in others)
 
 
 class EdgeCalibration:
@@ -50,9 +56,8 @@ class EdgeCalibration:
         row: NDArray[np.float64] = self._shifts[_depth_class(depth)]
         return row
 
-    def observe(self, choices: Sequence[Observed]) -> None:
-        """Learn from these choices. Candidates whose scores are no numbers teach nothing: one of them would be remembered for ever."""
-        choices = [seen for seen in choices if _are_comparable(seen.candidates.scores)]
+    def observe(self, observed: Sequence[Observed]) -> None:
+        choices = [seen for seen in observed if seen.is_sample]
         if not choices:
             return
         ranks = [seen.candidates.tokens.index(seen.chosen) if seen.chosen in seen.candidates.tokens else None for seen in choices]
@@ -95,14 +100,9 @@ def edge_probabilities(scores: NDArray[Any], corrections: Corrections) -> NDArra
 def shifted(probabilities: NDArray[Any], shifts: NDArray[Any]) -> NDArray[Any]:
     """The probabilities [N, up to _RANKS] whose log odds are greater by `shifts` [N, _RANKS]."""
     odds = np.exp(shifts[:, : probabilities.shape[1]])
-    # By rounding it may exceed 1, where other candidates have nothing.
-    result: NDArray[Any] = np.minimum(probabilities * odds / (1.0 + probabilities * (odds - 1.0)), 1.0)
+    likelier = probabilities * odds
+    result: NDArray[Any] = likelier / (1.0 - probabilities + likelier)  # written so, rounding never makes it more than 1
     return result
-
-
-def _are_comparable(scores: Sequence[float]) -> bool:
-    """Whether these scores descend from a finite number, and may be -inf behind."""
-    return isfinite(scores[0]) and all(score <= scores[0] for score in scores)
 
 
 def _depth_class(depth: int) -> int:

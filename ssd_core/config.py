@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PresetName = Literal["ar", "sd", "tree", "ssd", "saguaro", "ssd-tree"]
 PRESETS: tuple[PresetName, ...] = ("ar", "sd", "tree", "ssd", "saguaro", "ssd-tree")
@@ -16,39 +16,55 @@ BackupName = Literal["none", "ngram", "wait", "by-batch", "by-gain"]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
+LEAST_TEMPERATURE = 1e-5
+"""vLLM's. What is less is greedy: divided by it, logits would overflow."""
+
+
 class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class SamplingParams(Config):
-    """How a session's next token is chosen. Field names and meanings follow vLLM's and OpenAI's."""
+    """How a session's next token is chosen. Field names and meanings follow vLLM's and OpenAI's.
+
+    The bounds keep every number that a model's logits become finite, on whatever model: they are for the safety of all
+    who share it. Those that only OpenAI has are the HTTP front's."""
 
     max_tokens: int = Field(default=128, ge=1)
     """Longest output, in tokens."""
     min_tokens: int = Field(default=0, ge=0)
-    """No EOS and no stop token before this many output tokens."""
+    """Nothing ends the output before this many tokens: no EOS, no stop token and no stop string."""
     temperature: FiniteFloat = Field(default=0.0, ge=0.0, le=100.0)
-    """0 is greedy."""
+    """0 is greedy, and so is less than 0.00001. Beyond 2, where vLLM ends, min_p still leaves sensible text; HTTP
+    requests end at 2."""
     top_k: int = Field(default=0, ge=-1)
     """Keep the k likeliest tokens; 0 or -1 keeps all."""
     top_p: FiniteFloat = Field(default=1.0, gt=0.0, le=1.0)
     min_p: FiniteFloat = Field(default=0.0, ge=0.0, le=1.0)
     """Keep tokens at least this fraction as likely as the likeliest."""
-    repetition_penalty: FiniteFloat = Field(default=1.0, gt=0.0, le=100.0)
-    """Divides positive and multiplies negative logits of tokens seen in prompt or output."""
+    repetition_penalty: FiniteFloat = Field(default=1.0, ge=0.01, le=100.0)
+    """Divides positive and multiplies negative logits of tokens seen in prompt or output. vLLM takes any number above
+    0; one near 0 makes logits overflow, and within these bounds one token is already certain or ruled out."""
     presence_penalty: FiniteFloat = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: FiniteFloat = Field(default=0.0, ge=-2.0, le=2.0)
-    logit_bias: dict[int, FiniteFloat] = Field(default_factory=dict)
+    logit_bias: dict[int, Annotated[FiniteFloat, Field(ge=-100.0, le=100.0)]] = Field(default_factory=dict)
+    """Added to the logits of tokens, by their ids; -100 rules a token out, 100 makes it certain."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """With the position it determines all noise: the same request and seed give the same tokens in every preset."""
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
-    stop: tuple[str, ...] = Field(default=(), max_length=16)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = Field(default=(), max_length=16)
+    """Texts before which the output ends. OpenAI takes four; vLLM sets no limit, and evaluations of code give more."""
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     """Leave special tokens, such as an end of text, out of the output's text."""
     logprobs: int | None = Field(default=None, ge=0, le=20)
     """Log probabilities of the emitted and of this many likeliest tokens."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _least_is_greedy(cls, temperature: float) -> float:
+        return temperature if temperature >= LEAST_TEMPERATURE else 0.0
 
 
 class SpeculationConfig(Config):

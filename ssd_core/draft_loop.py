@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import isfinite
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -498,7 +499,7 @@ class DraftLoop:
         num_candidates = session.num_candidates
         num_children = min(session.policy.num_children, num_candidates)
         for node, (candidates, node_scores, probabilities) in zip(nodes, proposals, strict=False):
-            has_opinion = node_scores[0] > float("-inf")  # else NaN, or nothing allowed
+            has_opinion = isfinite(node_scores[0])  # else NaN, beyond all numbers, or nothing allowed
             likely: dict[int, float] = {}
             if has_opinion and (node.children or session.kind.draws):
                 likely = dict(zip(candidates[:num_candidates], probabilities, strict=False))
@@ -546,5 +547,6 @@ def _nothing_grown(opening: SessionOpen) -> Growth:
 def _with_drawn_first(likely: dict[int, float], drawn: int, acceptance: float) -> dict[int, float]:
     """Edges when one child has been drawn: it is accepted or, in proportion to their own, one of the others is taken instead."""
     rest = max(1.0 - likely[drawn], 1e-9)
-    others = {token: (1.0 - acceptance) * edge / rest for token, edge in likely.items() if token != drawn}
+    # Edges need not sum to one, so the others' may be more than the rest.
+    others = {token: (1.0 - acceptance) * min(edge / rest, 1.0) for token, edge in likely.items() if token != drawn}
     return {drawn: acceptance, **others}

@@ -112,10 +112,11 @@ class Pair:
         **sampling: Any,
     ) -> Iterator[Chunk]:
         """Generate, a chunk a round. `sampling`: the fields of SamplingParams. Raises InvalidRequestError, naming the field."""
-        request = self._request(prompt, speculation or SpeculationConfig(preset=preset, self_tuning=False), sampling_params(**sampling))
+        params = sampling_params(**sampling)
+        request = self._request(prompt, speculation or SpeculationConfig(preset=preset, self_tuning=False), params)
         emissions: list[Emission] = []
         self.loop.add(request, emissions.append)
-        text = stream_of(self.tokenizer, request.prompt, request.sampling)
+        text = stream_of(self.tokenizer, request.prompt, params)
         is_over = False
         try:
             while not is_over:

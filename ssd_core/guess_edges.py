@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ssd_core.lookup import MIN_MATCH_LENGTH, Guess
+from ssd_core.samples import learns
 
 START_EDGES = (0.45, 0.6, 0.7, 0.8, 0.87, 0.92, 0.97)
 """For 2, 3, 4, up to 8, 16, 32 and more tokens, until a session's own guesses tell: as measured in the embedded target's text."""
@@ -19,6 +20,7 @@ class GuessEdges:
         """How often each token is right where those before it are: with every one of them a longer match has proved itself."""
         return [self._edges[_bucket(guess.match_length + i)] for i in range(len(guess.tokens))]
 
+    @learns
     def observe(self, match_length: int, is_right: bool) -> None:
         """A guess after `match_length` tokens was right or wrong."""
         bucket = _bucket(match_length)

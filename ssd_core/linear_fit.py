@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import NamedTuple
+
+from ssd_core.samples import learns
 
 MEMORY = 0.98
 """What an observation counts when one more has been made."""
@@ -30,10 +31,8 @@ class LinearFit:
         self._weight = self._x = self._xx = self._y = self._xy = 0.0
         self.observe(*start)
 
+    @learns
     def observe(self, x: float, y: float) -> None:
-        """Take an observation in. One that is not finite says nothing, and would be remembered for ever."""
-        if not (isfinite(x) and isfinite(y)):
-            return
         self._weight = MEMORY * self._weight + 1.0
         self._x = MEMORY * self._x + x
         self._xx = MEMORY * self._xx + x * x
@@ -46,6 +45,7 @@ class LinearFit:
     def line(self) -> Line:
         """As it lies now."""
         mean_x, mean_y = self._x / self._weight, self._y / self._weight
-        variance, covariance = self._xx / self._weight - mean_x**2, self._xy / self._weight - mean_x * mean_y
+        variance = max(0.0, self._xx / self._weight - mean_x**2)  # rounding must not make it negative
+        covariance = self._xy / self._weight - mean_x * mean_y
         slope = max(0.0, (covariance + self._ridge * self._slope) / (variance + self._ridge))
         return Line(mean_x, mean_y, slope)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ssd_core.average import Average
+from ssd_core.samples import is_sample, learns
 from ssd_core.store import StoreCounters
 from ssd_core.tree import Node
 from ssd_core.types import FinishReason, GrowthReport, SessionStats, StepTimes
@@ -33,6 +34,7 @@ class Histogram:
     def __post_init__(self) -> None:
         self.counts = [0] * (len(self.bounds_s) + 1)
 
+    @learns
     def add(self, seconds: float) -> None:
         self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.total_s += seconds
@@ -55,6 +57,7 @@ class Reliability:
     """Sum of their edges."""
     chosen: list[int] = field(default_factory=lambda: [0] * EDGE_BINS)
 
+    @learns
     def add(self, edge: float, is_chosen: bool) -> None:
         i = min(int(edge * EDGE_BINS), EDGE_BINS - 1)
         self.edges[i] += 1
@@ -237,10 +240,11 @@ class LoopCounters:
         for i in range(num_accepted):
             self.accepted_per_position[i] += 1
 
-    def count_walk(self, root: Node, accepted: Sequence[Node], tokens: Sequence[int], num_outcomes: int) -> None:
-        """The target came from `root` by `accepted`, choosing `tokens`, in a tree that had seen so many outcomes then."""
-        self.deep_accepted += sum(node.grown_in < num_outcomes for node in accepted)
-        for node, token in zip([root, *accepted], tokens, strict=True):
+    def count_walk(self, passed: Sequence[Node], tokens: Sequence[int], num_outcomes: int) -> None:
+        """The target came from a root, the first that it `passed`, by accepted nodes, and after each chose one of `tokens`, in a tree that
+        had seen so many outcomes then."""
+        self.deep_accepted += sum(node.grown_in < num_outcomes for node in passed[1:])
+        for node, token in zip(passed, tokens, strict=True):
             for child in node.children.values():
                 if not child.is_guess:
                     edge = math.exp(child.log_reach - node.log_reach)  # `child.edge` is 1 once the child is a root
@@ -270,9 +274,11 @@ class LoopCounters:
 
     def count_report(self, report: GrowthReport) -> None:
         self.reports += 1
-        self.draft_steps += report.num_steps
-        self.draft_nodes += report.num_nodes
-        self.draft_busy_s += report.busy_s
+        work = (report.num_steps, report.num_nodes, report.busy_s)
+        if all(is_sample(amount) and amount >= 0 for amount in work):
+            self.draft_steps += report.num_steps
+            self.draft_nodes += report.num_nodes
+            self.draft_busy_s += report.busy_s
 
     def snapshot(
         self,

@@ -11,6 +11,7 @@ from functools import cache
 
 from ssd_core.average import Average
 from ssd_core.linear_fit import LinearFit
+from ssd_core.samples import learns
 from ssd_core.types import StepTimes
 
 START_S = 0.001
@@ -38,6 +39,7 @@ class RoundCost:
         line = fit.line()
         return lambda num_nodes: line.at(verify_s(num_nodes))
 
+    @learns
     def observe(self, num_sessions: int, num_nodes: int, seconds: float) -> None:
         """Such a round took so long, from its launch to the next."""
         if num_sessions not in self._lines:

@@ -208,5 +208,7 @@ def mask_tail(z: torch.Tensor, temperature: float, sampling: SamplingParams) -> 
         ordered, index = z.sort(-1, descending=True)
         probabilities = (ordered / temperature).softmax(-1)
         mass_before = probabilities.cumsum(-1) - probabilities
-        z = z.masked_fill((mass_before >= sampling.top_p).scatter(-1, index, mass_before >= sampling.top_p), _NEVER)
+        is_cut = mass_before >= sampling.top_p
+        is_cut[:, 0] = False  # a top_p so small that it is rounded to 0 would cut this one, too
+        z = z.masked_fill(is_cut.scatter(-1, index, is_cut), _NEVER)
     return z

@@ -1,8 +1,8 @@
 """The speculation store: the target's replica of its sessions' trees. Given an outcome it answers with the next speculation, locally.
 
-What drafts send is ingested as it comes. Nothing in it is trusted: growth below an unknown node is late or foreign and is counted and
-dropped, tokens outside the vocabulary and impossible probabilities are garbage and are counted and dropped. Verification makes the
-rest harmless.
+What drafts send is ingested as it comes, from this process or another. Nothing in it is trusted, and this is where it is checked, child
+by child: growth below an unknown node is late or foreign and is counted and dropped, tokens outside the vocabulary, impossible
+probabilities and draws from what is no distribution are garbage and are counted and dropped. Verification makes the rest harmless.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class StoreCounters:
     late: int = 0
     """Children of nodes that the session has left behind or never had."""
     garbage: int = 0
+    """Children, and what children were drawn from, that cannot be."""
     duplicate: int = 0
 
 
@@ -69,7 +70,7 @@ class SpeculationStore:
         tree = session.tree
         for parent_id, token, probability in zip(growth.parents, growth.tokens, growth.edge_probabilities, strict=False):
             parent = tree.nodes.get(parent_id)
-            if not (0 <= token < self._vocab_size and 0.0 <= probability <= 1.0):
+            if not self._is_possible(token, probability):
                 self.counters.garbage += 1
             elif parent is None:
                 self.counters.late += 1
@@ -83,13 +84,17 @@ class SpeculationStore:
         for draw in growth.draws:
             self._ingest_draw(tree, draw)
 
+    def _is_possible(self, token: int, probability: float) -> bool:
+        return 0 <= token < self._vocab_size and 0.0 <= probability <= 1.0
+
     def _ingest_draw(self, tree: SpeculationTree, draw: Draw) -> None:
         """Remember what a child was drawn from, if that is a distribution and it could have been."""
         parent = tree.nodes.get(draw.parent)
         if parent is None or parent.draw is not None:
             return
         q = dict(zip(draw.tokens, draw.probabilities, strict=False))
-        is_distribution = len(q) == len(draw.tokens) and min(q.values(), default=0.0) >= 0.0 and abs(sum(q.values()) - 1.0) < 1e-6
+        is_complete = len(q) == len(draw.tokens) == len(draw.probabilities)
+        is_distribution = is_complete and all(map(self._is_possible, q, q.values())) and abs(sum(q.values()) - 1.0) < 1e-6
         if is_distribution and q.get(draw.token, 0.0) > 0.0 and draw.token in parent.children:
             parent.draw = draw
         else:

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 import torch
 from tokenizers import Tokenizer
@@ -26,6 +26,7 @@ from ssd_core.link import DraftLink
 from ssd_core.loop_stats import BackupKind, LoopCounters, LoopStats
 from ssd_core.policies.backup import Miss, MissEstimates
 from ssd_core.policies.submit import build_submit_policy, worthwhile
+from ssd_core.request_check import check_sampling, check_token_ids
 from ssd_core.round_cost import RoundCost
 from ssd_core.sampling import Rows, TokenRule, choices, scores
 from ssd_core.session import Sink, TargetSession, logprobs_of
@@ -37,6 +38,7 @@ from ssd_core.types import Emission, FinishReason, GenerationRequest, Outcome, S
 
 logger = logging.getLogger(__name__)
 
+NOT_FINITE = "the target's logits are not finite"
 EARLY_SHARE = 0.9
 """Of a pass's time, during which growth is taken in early. Prompts take more, but how much more was not measured: they do not count."""
 
@@ -158,7 +160,8 @@ class TargetLoop:
         self._cancelled: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._waiting: deque[TargetSession] = deque()
         self._running: dict[str, TargetSession] = {}
-        self._num_queued = 0
+        self._live: dict[str, TargetSession] = {}
+        """Running and waiting, by id. Written by whoever adds, and by the loop."""
         self._refused_tokens = 0
         self._counters = LoopCounters()
         self._round_s: dict[int, Average] = defaultdict(lambda: Average(step_times.at(1)))
@@ -166,9 +169,12 @@ class TargetLoop:
         self._missed: dict[tuple[PresetName, int], MissEstimates] = defaultdict(MissEstimates)
         """By preset and level of load."""
         self._switches: dict[Regime, Switch] = defaultdict(Switch)
-        self._regime = self._regime_now()
+        self._regime: Regime | None = None
+        """Of the sessions that run; None: there are none."""
         self._launch: Launch | None = None
-        """The newest, unless the loop has waited since."""
+        """The newest, unless nothing has run since."""
+        self._waited_s = 0.0
+        """Since then, for drafts."""
         self._verified_at: float | None = None
         self._verified_at_cpu = 0.0
         """The thread's CPU time then."""
@@ -184,14 +190,16 @@ class TargetLoop:
         Raises InvalidRequestError for what can never run here, CapacityError when the queue is full."""
         submit = build_submit_policy(request.speculation)
         self._check(request, submit.max_nodes)
-        if self._num_queued >= self._max_queued + self._max_sessions:
+        if len(self._live) >= self._max_queued + self._max_sessions:
             self._refused_tokens += round(self._expected_length(request))
-            raise CapacityError(f"{self._num_queued} sessions are running or waiting")
+            raise CapacityError(f"{len(self._live)} sessions are running or waiting")
         rule = TokenRule(
             request.sampling, request.prompt, len(request.prompt), self._engine.vocab_size, self._eos_token_ids, self._engine.device
         )
-        self._num_queued += 1
-        self._inbox.put(TargetSession(request, sink, rule, submit, self._eos_token_ids, self._tokenizer, self._clock()))
+        session = TargetSession(request, sink, rule, submit, self._eos_token_ids, self._tokenizer, self._clock())
+        if self._live.setdefault(session.id, session) is not session:
+            raise InvalidRequestError("session_id", f"{session.id!r} is running or waiting already")
+        self._inbox.put(session)
         self._link.wake()
 
     def cancel(self, session_id: str) -> None:
@@ -204,7 +212,7 @@ class TargetLoop:
         return self._counters.snapshot(
             running=len(self._running),
             max_running=self._max_sessions,
-            queued=self._num_queued - len(self._running),
+            queued=len(self._live) - len(self._running),
             outstanding_tokens=round(
                 sum(max(1.0, self._expected_length(s.request) - s.num_output_tokens) for s in [*self._running.values(), *self._waiting])
             ),
@@ -236,7 +244,7 @@ class TargetLoop:
         self._chores.do()
         began = self._clock()
         self.timeline.turn(Activity.WAIT)
-        self._launch = self._verified_at = None
+        self._verified_at = None
         pauses_s = [session.pause_left_s(self._store[session.id], began) for session in self._running.values() if session.pause is not None]
         self._link.wait(min([timeout_s, *pauses_s]))
         waited = self._clock() - began
@@ -244,7 +252,11 @@ class TargetLoop:
         for session in self._running.values():
             if session.ready_since is not None:
                 session.count_wait(waited)
-        self._counters.draft_wait_s += waited if self._running else 0.0
+        if self._running:
+            self._waited_s += waited
+            self._counters.draft_wait_s += waited
+        else:
+            self._launch = None
         self._ingest()
 
     @property
@@ -309,16 +321,25 @@ class TargetLoop:
 
     def _turn_speculation(self) -> None:
         """Give a draft to those who are to have one and have none yet."""
-        self._regime = self._regime_now()
-        is_on = self._switches[self._regime].is_on
+        self._follow_load()
+        is_on = self._regime is not None and self._switches[self._regime].is_on
         for session in self._running.values():
             session.speculates = session.submit.uses_draft and (is_on or not session.is_tuned)
             if session.speculates and session.needs_draft:
                 self._open_draft(session)
 
-    def _regime_now(self) -> Regime:
+    def _follow_load(self) -> None:
+        """Tell the switches that the load has become another."""
         num_sampled = sum(session.rule.temperature > 0 for session in self._running.values())
-        return Regime(load_level(len(self._running)), 2 * num_sampled > len(self._running))
+        regime = Regime(load_level(len(self._running)), 2 * num_sampled > len(self._running)) if self._running else None
+        if regime == self._regime:
+            return
+        now = self._clock()
+        if self._regime is not None:
+            self._switches[self._regime].leave(now)
+        if regime is not None:
+            self._switches[regime].enter(now)
+        self._regime = regime
 
     def _ingest(self) -> None:
         lost = list(self._link.needs_open())
@@ -438,8 +459,9 @@ class TargetLoop:
             gap_s, cpu_s = began - self._verified_at, began_cpu - self._verified_at_cpu
             self._counters.count_gap(gap_s, cpu_s, is_single_hit=self._all_hit and len(parts) == 1)
         if self._launch is not None:
-            self._learn_round(self._launch, began - self._launch.at)
-        self._launch = Launch(began, this_round, self._regime, self._counters.tokens)
+            self._learn_round(self._launch, began - self._launch.at, self._waited_s)
+        assert self._regime is not None, "somebody runs"
+        self._launch, self._waited_s = Launch(began, this_round, self._regime, self._counters.tokens), 0.0
         if self._ingests_early:
             self._chores.do()
             self._ingest_until(began + EARLY_SHARE * self._step_times.at(this_round.num_decoding_nodes))
@@ -455,14 +477,16 @@ class TargetLoop:
             self._link.wait(left_s)
             self._ingest()
 
-    def _learn_round(self, launch: Launch, seconds: float) -> None:
-        """What a round took, and what it gave. Of its prompts' time the switch is told what is beyond the usual: a draft that reads
-        them, too, may hold the target up."""
+    def _learn_round(self, launch: Launch, seconds: float, waited_s: float) -> None:
+        """What a round took, and what it gave. The switch is told of all its time but what its prompts usually take: so of `waited_s`,
+        which drafts were waited for after it, and of how a draft that reads prompts may hold the target up. What a round costs is
+        learned where none was waited for."""
         this_round = launch.round
         num_decoding, num_prompt_tokens = this_round.num_decoding, this_round.num_prompt_tokens
         if num_prompt_tokens:
-            seconds = self._round_cost.less_prompts(seconds, num_prompt_tokens, num_decoding, this_round.num_decoding_nodes)
-        else:
+            own_s = seconds - waited_s
+            seconds = waited_s + self._round_cost.less_prompts(own_s, num_prompt_tokens, num_decoding, this_round.num_decoding_nodes)
+        elif not waited_s:
             self._round_cost.observe(num_decoding, this_round.num_nodes, seconds)
             self._round_s[load_level(num_decoding)].add(seconds)
         if all(entry.session.is_tuned for entry in this_round.entries):
@@ -493,29 +517,33 @@ class TargetLoop:
         return choices(scores([_rows(entry, self._store[entry.session.id].tree.root) for entry in entries if entry.is_last_chunk], logits))
 
     def _commit_entry(self, entry: Entry, chosen: list[int], is_finite: list[bool], logits: torch.Tensor) -> list[Verdict]:
+        """Logits that are not finite matter where a token would come from them, as in plain decoding: the session ends there."""
         session = entry.session
         tree = self._store[session.id].tree
         root = tree.root
         accepted, tokens = session.acceptance.walk(root, entry.nodes, chosen, logits)
         row_of = {node.id: 1 + i for i, node in enumerate(entry.nodes)}
         rows = [0, *(row_of[node.id] for node in accepted)]
-        if not all(is_finite[row] for row in rows):  # behind a node that is not accepted they are nobody's: plain decoding never sees them
-            self._finish(session, (), FinishReason.ERROR, error="the target's logits are not finite")
-            return []
-        self._chores.add(self._counters.count_walk, root, accepted, tokens, tree.num_outcomes)
-        for node, token in zip([root, *accepted], tokens, strict=True):
+        is_sick = not all(is_finite[row] for row in rows)
+        if is_sick:
+            rows = list(takewhile(is_finite.__getitem__, rows))
+            accepted, tokens = accepted[: len(rows)], tokens[: len(rows)]
+        if not rows:
+            return self._fail(session, NOT_FINITE)
+        passed = [root, *accepted][: len(rows)]
+        self._chores.add(self._counters.count_walk, passed, tokens, tree.num_outcomes)
+        for node, token in zip(passed, tokens, strict=True):
             session.learn_guess(node, token)
         try:
             ending = session.ending(tokens)
         except TextError as error:
-            self._finish(session, (), FinishReason.ERROR, error=str(error))
-            return []
+            return self._fail(session, str(error))
         tokens = tokens[: ending.num_tokens]
-        num_accepted = min(len(rows) - 1, len(tokens))
+        num_accepted = min(len(accepted), len(tokens))
         num_logprobs = session.request.sampling.logprobs
         logprobs = logprobs_of(logits[rows[: len(tokens)]], tokens, num_logprobs) if num_logprobs is not None else ()
         if session.is_after_hit is not None:
-            self._estimates(session).observe_round(session.is_after_hit, session.pause is not None, len(accepted) + 1)
+            self._estimates(session).observe_round(session.is_after_hit, session.pause is not None, len(rows))
         is_first = session.num_output_tokens == 0
         session.commit(tokens, len(entry.nodes), num_accepted, self._clock())
         if is_first:
@@ -524,11 +552,16 @@ class TargetLoop:
         if ending.reason is not None:
             self._finish(session, tuple(tokens), ending.reason, logprobs=logprobs)
             return []
+        self._chores.add(session.sink, Emission(session.id, tuple(tokens), logprobs))
+        if is_sick:
+            return self._fail(session, NOT_FINITE)
         root_row = len(entry.pending) - 1
         self._engine.advance(session.id, [*range(root_row), *(root_row + row for row in rows)])
-        verdict = Verdict(session, tuple(tokens))
-        self._chores.add(session.sink, Emission(session.id, verdict.tokens, logprobs))
-        return [verdict]
+        return [Verdict(session, tuple(tokens))]
+
+    def _fail(self, session: TargetSession, error: str) -> list[Verdict]:
+        self._finish(session, (), FinishReason.ERROR, error=error)
+        return []
 
     def _finish(
         self,
@@ -541,7 +574,7 @@ class TargetLoop:
     ) -> None:
         """Give everything back, on every path a session can end, then tell its sink, which has heard of all rounds before."""
         self._chores.do()
-        self._num_queued -= 1
+        del self._live[session.id]
         if self._running.pop(session.id, None) is not None:
             self._engine.close(session.id)
             self._store.close(session.id)
@@ -603,10 +636,8 @@ class TargetLoop:
     def _check(self, request: GenerationRequest, max_nodes: int) -> None:
         if not request.prompt:
             raise InvalidRequestError("prompt", "is empty")
-        sampling = request.sampling
-        for field, tokens in (("prompt", request.prompt), ("stop_token_ids", sampling.stop_token_ids), ("logit_bias", sampling.logit_bias)):
-            if not all(0 <= token < self._engine.vocab_size for token in tokens):
-                raise InvalidRequestError(field, f"holds a token id outside [0, {self._engine.vocab_size})")
+        check_token_ids("prompt", request.prompt, self._engine.vocab_size)
+        check_sampling(request.sampling, self._engine.vocab_size)
         length = len(request.prompt) + request.sampling.max_tokens
         if length > self._engine.max_model_len:
             field = "prompt" if len(request.prompt) >= self._engine.max_model_len else "max_tokens"

@@ -32,7 +32,8 @@ class TextStream:
     is held back until `finish`. Raises TextError only.
 
     A stop string is looked for in generated text only, never across the prompt's end. It ends the output with
-    the token that completes it, although that token's text may be open yet: nothing follows that could change it."""
+    the token that completes it, although that token's text may be open yet: nothing follows that could change it.
+    One that is complete before a token beyond the first `min_tokens` has come ends nothing, as in vLLM."""
 
     def __init__(
         self,
@@ -41,12 +42,17 @@ class TextStream:
         stop: Sequence[str] = (),
         include_stop: bool = False,
         skip_special_tokens: bool = True,
+        min_tokens: int = 0,
     ) -> None:
         self._detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens)
         self._stop = tuple(stop)
         self._include_stop = include_stop
+        self._num_early = min_tokens
+        """Tokens still to come that cannot complete a stop string."""
         self._held = ""
         """Settled text that is not given out yet."""
+        self._early_end = 0
+        """Up to where the text was there when no stop string counted yet, from the beginning of what is held."""
 
     def push(self, tokens: Sequence[int]) -> TextDelta:
         """Take in tokens. Nothing may be pushed after `is_stopped`."""
@@ -55,11 +61,15 @@ class TextStream:
             self._held += self._detokenizer.push(token)
             if self._stop:
                 text = self._held + self._detokenizer.open_text
+                if self._num_early > 0:
+                    self._num_early -= 1
+                    self._early_end = len(text)
                 end = self._stop_end(text)
                 if end is not None:
                     return TextDelta(out + text[:end], i + 1, True)
             keep = self._possible_stop_start()
             out, self._held = out + self._held[:keep], self._held[keep:]
+            self._early_end = max(0, self._early_end - keep)
         return TextDelta(out, len(tokens), False)
 
     def finish(self) -> str:
@@ -68,8 +78,8 @@ class TextStream:
         return held
 
     def _stop_end(self, text: str) -> int | None:
-        """Where the output ends, if `text` holds a stop string (the one that begins first)."""
-        found = [(start, len(stop)) for stop in self._stop if (start := text.find(stop)) >= 0]
+        """Where the output ends, if `text` holds a stop string (the one that begins first) which ends beyond what came early."""
+        found = [(start, len(stop)) for stop in self._stop if (start := text.find(stop, max(0, self._early_end - len(stop) + 1))) >= 0]
         if not found:
             return None
         start, length = min(found)
@@ -85,4 +95,6 @@ class TextStream:
 
 def stream_of(tokenizer: Tokenizer, prompt: Sequence[int], sampling: SamplingParams) -> TextStream:
     """The text of a request's output, as its parameters want it."""
-    return TextStream(tokenizer, prompt, sampling.stop, sampling.include_stop_str_in_output, sampling.skip_special_tokens)
+    return TextStream(
+        tokenizer, prompt, sampling.stop, sampling.include_stop_str_in_output, sampling.skip_special_tokens, sampling.min_tokens
+    )

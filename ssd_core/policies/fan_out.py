@@ -11,6 +11,7 @@ from itertools import count
 from math import log
 from typing import Protocol
 
+from ssd_core.samples import learns
 from ssd_core.tree import Node, by_reach
 
 MAX_FAN_OUT = 11
@@ -110,6 +111,7 @@ class OutcomeEstimates:
         self._missed = [0.0] * MAX_FAN_OUT
         """[F - 1] = bonus tokens that were not among the F likeliest guesses."""
 
+    @learns
     def observe(self, num_accepted: int, is_rejected: bool, bonus_rank: int) -> None:
         """A round accepted so many tokens of its chain, then rejected one or came to its end; its bonus token stood at `bonus_rank` (0 =
         likeliest) among the guesses there, or beyond."""

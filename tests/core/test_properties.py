@@ -311,7 +311,7 @@ samplings = st.builds(
     seed=st.integers(0, 3),
     stop_token_ids=st.sampled_from(((), (), (11,))),
     ignore_eos=st.booleans(),
-)
+).map(lambda made: made.model_copy(update={"min_tokens": min(made.min_tokens, made.max_tokens)}))
 
 
 BACKUPS = (None, "none", "ngram", "wait", "by-batch", "by-gain")

@@ -29,7 +29,7 @@ def test_every_node_is_charged_to_some_target_those_of_a_long_prompt_included(se
     server.receive("first", encode_orders([opening], sent_at=0.0))
     reports: list[GrowthReport] = []
     while not any(growth.is_exhausted for report in reports for growth in report.growths):
-        reports.append(decode_report(next(first), server.vocab_size))
-    reports.append(decode_report(next(second), server.vocab_size))  # all that gathered there
+        reports.append(decode_report(next(first)))
+    reports.append(decode_report(next(second)))  # all that gathered there
     assert sum(report.num_nodes for report in reports) == server.num_nodes > 100
     assert sum(report.busy_s for report in reports) == pytest.approx(server.busy_s)

@@ -79,7 +79,7 @@ def config_of(target: str, draft: str) -> ServiceConfig:
 async def served(config: ServiceConfig) -> AsyncIterator[Service]:
     check_service(config)
 
-    def link(vocab_size: int) -> LocalLink:
+    def link() -> LocalLink:
         model = config.target.engine.model
         return LocalLink(DraftLoop(load_engine(config.draft.engine), eos_token_ids=load_tokenizer(model).eos_token_ids))
 

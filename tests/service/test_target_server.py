@@ -29,7 +29,7 @@ def request(name: str, max_tokens: int = 20) -> GenerationRequest:
 
 @pytest.fixture
 async def server() -> AsyncIterator[TargetServer]:
-    server = TargetServer(CONFIG, lambda vocab_size: NoDraft())
+    server = TargetServer(CONFIG, NoDraft)
     yield server
     await asyncio.to_thread(server.stop)
 
@@ -61,7 +61,7 @@ async def test_a_slow_caller_gets_what_has_gathered_as_one(server: TargetServer)
 
 async def test_the_tokens_of_an_interval_leave_together_but_the_first_do_not_wait() -> None:
     config = CONFIG.model_copy(update={"target": CONFIG.target.model_copy(update={"stream_interval_s": 0.1})})
-    server = TargetServer(config, lambda vocab_size: NoDraft())
+    server = TargetServer(config, NoDraft)
     loop = asyncio.get_running_loop()
     began = loop.time()
     pieces = [(loop.time() - began, piece) async for piece in server.generate(request("a", 200)) if isinstance(piece, Emission)]

@@ -99,7 +99,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePool]:
 
 @pytest.fixture
 def link(pool: FakePool) -> Iterator[RayDraftLink]:
-    link = RayDraftLink("target", VOCAB_SIZE, lambda: pool)
+    link = RayDraftLink("target", lambda: pool)
     yield link
     link.stop()
 
@@ -204,7 +204,7 @@ async def test_where_nothing_runs_the_beat_finds_a_new_pool(pool: FakePool) -> N
         beats.append(target_id)
 
     pools = [SimpleNamespace(beat=Method(of_a_dead_pool)), SimpleNamespace(beat=Method(of_a_new_pool))]
-    link = RayDraftLink("target", VOCAB_SIZE, lambda: pools.pop(0))
+    link = RayDraftLink("target", lambda: pools.pop(0))
     for _ in range(3):
         await link.beat(Snapshot("target", ()))
     link.stop()
@@ -252,7 +252,7 @@ async def test_when_every_close_is_lost_the_next_beat_gives_all_cells_back(
     server, loss, send = pool.start("draft"), Loss(), Wire.send
     monkeypatch.setattr(Wire, "send", lambda wire, data: loss.takes(data) or send(wire, data))
     monkeypatch.setattr(server, "receive", loss.losing(server.receive))
-    link = RayDraftLink("target", VOCAB_SIZE, lambda: pool, may_wire=may_wire)
+    link = RayDraftLink("target", lambda: pool, may_wire=may_wire)
     for number in range(4):
         link.open(opening(f"s{number}"))
     until(lambda: server.num_sessions == 4)
@@ -273,7 +273,7 @@ async def test_when_every_close_is_lost_the_next_beat_gives_all_cells_back(
 def test_a_killed_targets_cells_come_back_and_the_others_keep_theirs(pool: FakePool, may_wire: bool) -> None:
     clock = Clock()
     server = pool.start("draft", clock)
-    killed, other = (RayDraftLink(name, VOCAB_SIZE, lambda: pool, may_wire=may_wire) for name in ("killed", "other"))
+    killed, other = (RayDraftLink(name, lambda: pool, may_wire=may_wire) for name in ("killed", "other"))
     killed.open(opening("a"))
     other.open(opening("b"))
     until(lambda: server.num_sessions == 2)
@@ -360,7 +360,7 @@ def test_lost_drafts_and_refused_leases_are_tried_again_after_a_pause_and_not_be
     pool: FakePool,
 ) -> None:
     clock = Clock()
-    link = RayDraftLink("target", VOCAB_SIZE, lambda: pool, clock=clock)
+    link = RayDraftLink("target", lambda: pool, clock=clock)
     link.open(opening("s"))  # no draft is to be had
     until(lambda: pool.num_asked == 1)
     for number in range(1, 5):  # and others ask meanwhile, with no more luck
@@ -390,7 +390,7 @@ def test_a_draft_that_dies_as_it_is_met_does_not_make_the_pool_seem_dead(pool: F
     pool.start("draft")
     handle = pool.handle
     monkeypatch.setattr(pool, "handle", Method(lambda name: SimpleNamespace(address=Method(dead))))
-    link = RayDraftLink("target", VOCAB_SIZE, lambda: pools_found.append(1) or pool)
+    link = RayDraftLink("target", lambda: pools_found.append(1) or pool)
     link.open(opening("s"))
     until(lambda: link.needs_open() == ["s"])
     monkeypatch.setattr(pool, "handle", handle)
@@ -405,7 +405,7 @@ def test_a_draft_that_dies_as_it_is_met_does_not_make_the_pool_seem_dead(pool: F
 
 def test_an_order_for_another_targets_session_gets_none_of_its_growth(pool: FakePool, link: RayDraftLink) -> None:
     server = pool.start("draft")
-    thief = RayDraftLink("thief", VOCAB_SIZE, lambda: pool)
+    thief = RayDraftLink("thief", lambda: pool)
     link.open(opening("s"))
     thief.open(opening("own"))
     until(lambda: reopened(link, "s") and reopened(thief, "own") and server.num_sessions == 2)
