@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from tests.cluster.up import SSD_SERVE, Up, environment, start
+
 pytestmark = [pytest.mark.service, pytest.mark.pair, pytest.mark.timeout(420)]
 
-SSD_SERVE = Path(sys.executable).with_name("ssd-serve")
+NO_DRAFTS = "draft: {num_actors: 0}"
 JOINING = """
 import ray
 from ray import serve
@@ -32,45 +32,12 @@ except Exception as error:
 """
 
 
-@dataclass
-class Up:
-    process: subprocess.Popen[str]
-    url: str
-    joining: dict[str, str]
-
-    @property
-    def parts(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    @property
-    def listeners(self) -> set[tuple[str, int]]:
-        pids = {part.pid for part in self.parts}
-        found = psutil.net_connections("tcp")
-        return {(one.laddr.ip, one.laddr.port) for one in found if one.pid in pids and one.status == psutil.CONN_LISTEN}
-
-
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """Short, for the sockets below it."""
     made = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     yield made
     shutil.rmtree(made, ignore_errors=True)
-
-
-def environment(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
-    return kept | {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
-
-
-def start(folder: Path, name: str, fields: str) -> Up:
-    (folder / f"{name}.yaml").write_text(f"http: {{port: 0}}\nservice: {{model_name: {name}, draft: {{num_actors: 0}}{fields}}}\n")
-    command = [str(SSD_SERVE), "up", f"{name}.yaml"]
-    process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    url = process.stdout.readline().removeprefix("up at ").partition(";")[0]
-    process.stdout.readline()
-    words = process.stdout.readline().partition("handle: ")[2].split()
-    return Up(process, url, dict(word.split("=", 1) for word in words))
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +48,8 @@ def services(folder: Path) -> Iterator[tuple[Up, Up]]:
     (folder / "keys").write_text("k1\n")
     started = []
     try:
-        started.append(start(folder, "first", f", api_keys_file: {folder / 'keys'}"))
-        started.append(start(folder, "second", ""))
+        started.append(start(folder, "first", f"{NO_DRAFTS}, api_keys_file: {folder / 'keys'}"))
+        started.append(start(folder, "second", NO_DRAFTS))
         yield started[0], started[1]
     finally:
         for one in started:
