@@ -6,14 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ssd_core.average import Average
 from ssd_core.calibration import Corrections, EdgeCalibration, Observed, edge_probabilities, softmax
 from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.guess_edges import START_EDGES, GuessEdges
-from ssd_core.linear_fit import LinearFit
 from ssd_core.lookup import Guess, PromptLookup
 from ssd_core.policies.fan_out import Uniform
 from ssd_core.policies.grow import GrowBestFirst, GrowChain, GrowFanOut, Window
@@ -198,38 +194,6 @@ def test_calibration_corrects_what_a_scale_cannot() -> None:
         calibration.observe([Observed(Candidates(tuple(range(5)), scores, depth=2), 0 if generator.random() < 0.9 else 4)])
     root, deep = edge_probabilities(np.array([scores, scores]), Corrections.at([calibration] * 2, [0, 2]))
     assert root[:2] == pytest.approx([0.5, 0.5], abs=0.08) and deep[:2] == pytest.approx([0.9, 0.0], abs=0.08)
-
-
-@pytest.mark.parametrize("scores", [(math.inf, 1.0), (math.nan, 1.0), (1.0, math.nan), (-math.inf, -math.inf), (1.0, math.inf)])
-def test_scores_that_are_no_numbers_teach_nothing(scores: tuple[float, float]) -> None:
-    calibration, taught = EdgeCalibration(), EdgeCalibration()
-    good = Observed(Candidates((1, 2), (2.0, 1.0), depth=0), 1)
-    for _ in range(30):
-        calibration.observe([good])
-        taught.observe([good, Observed(Candidates((1, 2), scores, depth=0), 1)])
-    assert taught.scale == calibration.scale and taught.num_observed == calibration.num_observed
-    assert taught.shifts(0).tolist() == calibration.shifts(0).tolist()
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_estimators_take_nothing_that_is_not_finite(bad: float) -> None:
-    average, fit = Average(1.0), LinearFit((1.0, 2.0), slope=0.5, doubt=1.0)
-    average.add(3.0)
-    before = average.value, fit.at(4.0)
-    average.add(bad)
-    fit.observe(bad, 1.0)
-    fit.observe(1.0, bad)
-    assert (average.value, fit.at(4.0)) == before
-
-
-@given(rank=st.integers(0, 3), shift=st.floats(-20, 20), lead=st.floats(0, 1e4))
-def test_an_edge_probability_never_exceeds_one(rank: int, shift: float, lead: float) -> None:
-    """Not by rounding either, where the other candidates are masked (`top_k` = 1): whoever checks messages would drop such a report."""
-    shifts = np.zeros((1, 4))
-    shifts[0, rank] = shift
-    for scores in ([lead, -math.inf, -math.inf, -math.inf, -math.inf], [lead, 0.0, -1.0, -math.inf, -math.inf]):
-        edges = edge_probabilities(np.array([scores]), Corrections(np.array([[0.35]]), shifts))
-        assert edges.max() <= 1.0 and edges.min() >= 0.0
 
 
 def test_edge_probabilities_bear_masked_candidates() -> None:

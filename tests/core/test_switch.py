@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import ssd_core.target_loop
+from ssd_core.config import SamplingParams, SpeculationConfig
 from ssd_core.draft_loop import DraftLoop, SessionClose
+from ssd_core.engine.fake import FakeEngine
 from ssd_core.lockstep import LockstepLink
+from ssd_core.simulate import simulate
 from ssd_core.switch import FIRST_HOLD_S, LONGEST_HOLD_S, Switch, load_level
-from ssd_core.types import Outcome, SessionOpen
+from ssd_core.types import GenerationRequest, Outcome, SessionOpen, StepTimes
+from ssd_core.virtual_time import PassCost
 from tests.core.driver import drive, requests
 
 ROUND_S = 0.005
@@ -165,3 +171,20 @@ def test_what_was_waited_for_is_forgotten_when_speculation_is_turned_off(monkeyp
 
     run = drive(requests(3, "ssd-tree", temperature=0.9, speculation=TUNED | {"backup": "wait"}), on_round=on_round)
     assert run.stats.lookups > run.stats.hits and waits and not any(waits)
+
+
+def test_a_draft_that_is_waited_for_too_long_is_given_up() -> None:
+    """The draft's steps take a quarter of a pass, and each miss waits for two: on all the time, that is slower than plain decoding."""
+    pass_cost = PassCost(StepTimes((1, 16), (0.25, 0.375)), overhead_s=1 / 32)
+    step_cost = PassCost(StepTimes((1, 16), (0.25, 0.25)))
+
+    def seconds(**fields: Any) -> float:
+        sampling = SamplingParams(max_tokens=800, ignore_eos=True)
+        wanted = [GenerationRequest(str(i), (1, 2, 3), sampling, SpeculationConfig(**fields)) for i in range(2)]
+        target, draft = FakeEngine(seed=3), FakeEngine(seed=3, noise=1.5)
+        done = simulate(target, [draft], wanted, target_cost=pass_cost, draft_cost=step_cost, draft_timeout_s=60.0)
+        return done.seconds
+
+    plain = seconds(preset="ar")
+    assert seconds(preset="ssd-tree", backup="wait", self_tuning=False) > 1.5 * plain
+    assert seconds(preset="ssd-tree", backup="wait") < 1.1 * plain, "trials cost, too"
