@@ -74,7 +74,8 @@ class SpeculationConfig(Config):
     lookahead: int = Field(default=5, ge=1, le=32)
     """K: length of a chain speculation (`sd`, `ssd`, `saguaro`)."""
     fan_out: int = Field(default=2, ge=1, le=16)
-    """F: bonus tokens guessed at a position of the submitted chain, on average (`ssd`, `saguaro`)."""
+    """F: bonus tokens guessed at a position of the submitted chain, on average (`ssd`, `saguaro`). More than 11 has no effect: a
+    draft keeps twelve candidates of a node, and one is the chain's own."""
     tree_nodes: int = Field(default=12, ge=1, le=256)
     """Most nodes submitted with a round (`tree`, `ssd-tree`)."""
     branching: int = Field(default=3, ge=1, le=16)
