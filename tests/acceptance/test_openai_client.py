@@ -200,13 +200,31 @@ def test_a_request_id_comes_back(client: openai.OpenAI) -> None:
     [b"x-request-id: \xff", b"x-session-id: \xff", b"x-other: \xff", b"x-request-timeout-seconds: 0.001", b"content-type: text/plain"],
 )
 def test_a_strange_header_gets_an_answer_in_openais_shape(up: Up, header: bytes) -> None:
-    address = urlsplit(up.url)
     body = json.dumps({"prompt": "a", "max_tokens": 1}).encode()
     lines = [b"POST /v1/completions HTTP/1.1", b"host: x", b"authorization: Bearer " + KEY.encode(), b"connection: close", header]
+    status, answer = exchange(up, b"\r\n".join([*lines, b"content-length: %d" % len(body), b"", body]))
+    assert status == (415 if header.startswith(b"content-type") else 200)
+    assert "choices" in answer or "error" in answer
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /no-such-route HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + KEY.encode() + b"\r\nconnection: close\r\n\r\n", 404),
+        (b"PUT /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + KEY.encode() + b"\r\nconnection: close\r\n\r\n", 405),
+    ],
+)
+def test_what_is_no_route_gets_an_error_in_openais_shape(up: Up, sent: bytes, status: int) -> None:
+    told, answer = exchange(up, sent)
+    assert told == status and answer["error"].keys() == {"message", "type", "param", "code"}
+
+
+def exchange(up: Up, sent: bytes) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of the answer to these bytes, after which the service closes the connection."""
+    address = urlsplit(up.url)
     with socket.create_connection((address.hostname, address.port), timeout=60) as raw:
-        raw.sendall(b"\r\n".join([*lines, b"content-length: %d" % len(body), b"", body]))
-        answer = b"".join(iter(lambda: raw.recv(65536), b""))
-    head, _, content = answer.partition(b"\r\n\r\n")
-    status = int(head.split()[1])
-    assert status == (415 if header.startswith(b"content-type") else 200), answer
-    assert b"application/json" in head.lower() and (b"choices" in content if status == 200 else b'"error"' in content)
+        raw.sendall(sent)
+        head, _, content = b"".join(iter(lambda: raw.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert b"application/json" in head.lower(), head
+    answer: dict[str, Any] = json.loads(content)
+    return int(head.split()[1]), answer
